@@ -1,0 +1,81 @@
+"""What a search found, as plain frozen data: everything that a comparison, a report or W&B may read.
+
+The ledger fills these; nothing here opens a file, a database or a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Value = float | int | str | bool
+State = Literal["waiting", "running", "paused", "finished", "pruned", "failed", "diverged", "stopped"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of one trial, at one point of its schedule.
+
+    `fraction` is in (0, 1], `win_rate` and its 95 % interval in [0, 1], `n` the number of judged prompts, `kl` in nats
+    per completion, `length` in tokens, `cost_s` in device-seconds since the trial began. `scores` names a file with one
+    score per prompt where one was kept.
+    """
+
+    fraction: float
+    step: int
+    win_rate: float
+    ci_low: float
+    ci_high: float
+    n: int
+    kl: float
+    length: float
+    cost_s: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    scores: Path | None = None
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One configuration of one method and what became of it.
+
+    `fraction` is the part of the schedule that was trained, `history` its evaluations in order, `reason` why it was
+    pruned, failed or diverged, `cost_s` its device-seconds. `confirmation` holds `win_rate`, `ci_low`, `ci_high`, `n`,
+    `seeds` and `spread` measured on prompts that the search never saw.
+    """
+
+    name: str
+    method: str
+    number: int
+    state: State
+    hyperparameters: Mapping[str, Value]
+    fraction: float
+    history: tuple[Evaluation, ...]
+    cost_s: float
+    folder: Path
+    seed: int
+    reason: str | None = None
+    checkpoint: str | None = None
+    confirmation: Mapping[str, float] | None = None
+
+    @property
+    def estimate(self) -> Evaluation | None:
+        """The latest evaluation, or None before the first."""
+        return self.history[-1] if self.history else None
+
+
+@dataclass(frozen=True)
+class SearchResults:
+    """All trials of a search with the resolved study file and the versions it ran under."""
+
+    name: str
+    folder: Path
+    study: Mapping[str, Any]
+    versions: Mapping[str, str]
+    trials: tuple[TrialResult, ...]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Method names, in the order of the study file."""
+        return tuple(dict.fromkeys([*self.study.get("methods", {}), *(trial.method for trial in self.trials)]))

@@ -1,0 +1,119 @@
+"""Which configuration of each method won, by how much, and how sure that is.
+
+Only fully trained trials can win: a pruned trial's number comes from an earlier point of its schedule, where a large
+learning rate can look good before it over-optimises. Where configurations were confirmed on unseen prompts, the winner
+is chosen among the confirmed ones, since the others' figures still carry the optimism of having been searched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from raypo.errors import StorageError
+from raypo.search.results import SearchResults, TrialResult, Value
+
+COUNTED = ("finished", "pruned", "failed", "diverged")
+FIGURES = ("win_rate", "ci_low", "ci_high", "n", "kl", "length")
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """The best configuration of one method; the figures are None when no trial of it was fully trained."""
+
+    method: str
+    trial: str | None
+    hyperparameters: Mapping[str, Value] | None
+    win_rate: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None
+    kl: float | None
+    length: float | None
+    finished: int
+    pruned: int
+    failed: int
+    diverged: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The headline of one search: a row per method, and what the win rate was measured with."""
+
+    search: str
+    rows: tuple[MethodRow, ...]
+    confirmed: bool
+    judge: str
+    opponent: str
+
+
+def fully_trained(trial: TrialResult) -> bool:
+    """Whether a trial may win: finished, trained to the end, and with a number to show for it."""
+    measured = trial.estimate is not None and math.isfinite(trial.estimate.win_rate)
+    return trial.state == "finished" and trial.fraction >= 1.0 and measured
+
+
+def figure(trial: TrialResult) -> dict[str, Any]:
+    """The win rate that a trial is quoted with: its confirmation, else the search's own (optimistic) estimate."""
+    last = trial.estimate
+    if last is None:
+        raise StorageError(f"{trial.name}: has no win rate, got an empty history; wait for its first evaluation")
+    source: Mapping[str, Any] = asdict(last) if trial.confirmation is None else trial.confirmation
+    interval = {name: float(source[name]) for name in ("win_rate", "ci_low", "ci_high")}
+    return {**interval, "n": int(source["n"]), "kl": last.kl, "length": last.length}
+
+
+def winner(trials: Sequence[TrialResult], method: str) -> TrialResult | None:
+    """Return the best fully trained trial of a method, or None; of equal ones, the earliest."""
+    able = [trial for trial in trials if trial.method == method and fully_trained(trial)]
+    confirmed = [trial for trial in able if trial.confirmation is not None]
+    return max(confirmed or able, key=lambda trial: (figure(trial)["win_rate"], -trial.number), default=None)
+
+
+def compare(results: SearchResults) -> Comparison:
+    """Compare the best configuration of every method of a search, in the order of the study file."""
+    rows = tuple(_row(results, method) for method in results.methods)
+    best = [winner(results.trials, method) for method in results.methods]
+    objective = results.study.get("objective", {})
+    return Comparison(
+        search=results.name,
+        rows=rows,
+        confirmed=any(best) and all(trial.confirmation is not None for trial in best if trial is not None),
+        judge=judge_name(objective.get("judge")),
+        opponent=str(objective.get("opponent", "start")),
+    )
+
+
+def judge_name(judge: Any) -> str:
+    """Name a study file's judge in a few words: its kind and what it is made of."""
+    if not isinstance(judge, Mapping):
+        return str(judge or "unnamed judge")
+    made_of = next((str(judge[key]) for key in ("model", "path", "function", "source") if judge.get(key)), "")
+    return " ".join(word for word in (str(judge.get("kind", "")).replace("_", " "), made_of) if word)
+
+
+def caption(comparison: Comparison) -> str:
+    """Say what the win rates of a comparison mean: judge, opponent, and whether they were confirmed."""
+    basis = "confirmed on unseen prompts" if comparison.confirmed else "search estimate, optimistic"
+    return f"Win rate against {comparison.opponent} by judge {comparison.judge}, 95 % interval; {basis}."
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as plain data, in the shape that `raypo compare --json` prints."""
+    return {"search": comparison.search, "methods": [asdict(row) for row in comparison.rows]}
+
+
+def _row(results: SearchResults, method: str) -> MethodRow:
+    states = Counter(str(trial.state) for trial in results.trials if trial.method == method)
+    best = winner(results.trials, method)
+    figures: dict[str, Any] = figure(best) if best else dict.fromkeys(FIGURES)
+    return MethodRow(
+        method=method,
+        trial=best.name if best else None,
+        hyperparameters=dict(best.hyperparameters) if best else None,
+        **figures,
+        **{state: states[state] for state in COUNTED},
+    )

@@ -1,0 +1,16 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from synthetic import write_search
+
+from raypo.search.results import SearchResults
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> SearchResults:
+    """A finished search of four methods, ten trials each; read it, do not write into it."""
+    return write_search(tmp_path_factory.mktemp("searches"))

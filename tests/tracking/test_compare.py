@@ -1,0 +1,138 @@
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from raypo.errors import StorageError, StudyError
+from raypo.search.results import SearchResults, TrialResult
+from raypo.tracking.compare import as_json, caption, compare, judge_name, winner
+from raypo.tracking.diff import diff
+from raypo.tracking.tables import headline, render, side_by_side, to_rich
+
+CONFIRMED = {"win_rate": 0.58, "ci_low": 0.55, "ci_high": 0.61, "n": 1000, "seeds": 3, "spread": 0.01}
+
+
+def with_win_rate(trial: TrialResult, win_rate: float) -> TrialResult:
+    return replace(trial, history=(*trial.history[:-1], replace(trial.history[-1], win_rate=win_rate)))
+
+
+def changed(results: SearchResults, name: str, **fields: object) -> SearchResults:
+    trials = tuple(replace(trial, **fields) if trial.name == name else trial for trial in results.trials)
+    return replace(results, trials=trials)
+
+
+def test_the_winner_has_the_highest_win_rate_among_fully_trained_trials(results: SearchResults) -> None:
+    for method in results.methods:
+        best = winner(results.trials, method)
+        finished = [trial for trial in results.trials if trial.method == method and trial.state == "finished"]
+        assert best is not None
+        assert best.estimate.win_rate == max(trial.estimate.win_rate for trial in finished)
+
+
+@pytest.mark.parametrize("number", [3, 8, 9])
+def test_a_pruned_diverged_or_failed_trial_never_wins(results: SearchResults, number: int) -> None:
+    trials = tuple(
+        with_win_rate(trial, 0.99) if trial.name == f"dpo-{number:04d}" else trial for trial in results.trials
+    )
+    assert winner(trials, "dpo") == winner(results.trials, "dpo")
+
+
+def test_a_finished_trial_that_was_not_trained_to_the_end_never_wins(results: SearchResults) -> None:
+    best = winner(results.trials, "dpo")
+    assert winner(changed(results, best.name, fraction=0.66).trials, "dpo") != best
+
+
+def test_a_win_rate_that_is_not_a_number_never_wins(results: SearchResults) -> None:
+    best = winner(results.trials, "ipo")
+    trials = tuple(with_win_rate(trial, float("nan")) if trial == best else trial for trial in results.trials)
+    assert winner(trials, "ipo").name != best.name
+
+
+def test_confirmed_trials_win_over_the_optimistic_figures_of_the_others(results: SearchResults) -> None:
+    second = next(t for t in results.trials if t.method == "dpo" and t.state == "finished")
+    assert second != winner(results.trials, "dpo")
+    confirmed = changed(results, second.name, confirmation=CONFIRMED)
+    row = next(row for row in compare(confirmed).rows if row.method == "dpo")
+    assert (row.trial, row.win_rate, row.ci_low, row.ci_high, row.n) == (second.name, 0.58, 0.55, 0.61, 1000)
+
+
+def test_json_has_exactly_the_promised_fields(results: SearchResults) -> None:
+    found = as_json(compare(results))
+    assert set(found) == {"search", "methods"}
+    assert [row["method"] for row in found["methods"]] == ["dpo", "ipo", "simpo", "epsilon_dpo"]
+    fields = "method trial hyperparameters win_rate ci_low ci_high n kl length finished pruned failed diverged"
+    assert list(found["methods"][0]) == fields.split()
+    assert [found["methods"][0][state] for state in ("finished", "pruned", "failed", "diverged")] == [6, 2, 1, 1]
+    assert json.loads(render([compare(results)], "json")) == found
+
+
+def test_a_method_without_a_finished_trial_has_a_row_of_nothing(results: SearchResults) -> None:
+    trials = tuple(trial for trial in results.trials if trial.method != "simpo" or trial.state == "failed")
+    row = compare(replace(results, trials=trials)).rows[2]
+    assert (row.method, row.trial, row.win_rate, row.finished, row.failed) == ("simpo", None, None, 0, 1)
+    assert "simpo" in render([compare(replace(results, trials=trials))], "markdown")
+
+
+def test_the_caption_names_judge_opponent_and_says_when_figures_are_optimistic(results: SearchResults) -> None:
+    assert caption(compare(results)) == (
+        "Win rate against start by judge rule quickstart, 95 % interval; search estimate, optimistic."
+    )
+    confirmed = replace(results, trials=tuple(replace(trial, confirmation=CONFIRMED) for trial in results.trials))
+    assert caption(compare(confirmed)).endswith("confirmed on unseen prompts.")
+    assert judge_name({"kind": "reward_model", "path": "some/model"}) == "reward model some/model"
+
+
+def test_every_format_shows_the_winner_and_its_interval(results: SearchResults) -> None:
+    comparison = compare(results)
+    row = comparison.rows[3]
+    shown = f"{row.win_rate * 100:.1f} ± {(row.ci_high - row.ci_low) * 50:.1f}"
+    assert shown in render([comparison], "markdown")
+    assert shown.replace("±", r"$\pm$") in render([comparison], "latex")
+    assert r"epsilon\_dpo" in render([comparison], "latex")
+    console = Console(width=200, file=io.StringIO())
+    console.print(to_rich(headline(comparison)))
+    assert shown in console.file.getvalue()
+    line = list(csv.DictReader(io.StringIO(render([comparison], "csv"))))[3]
+    assert float(line["win_rate"]) == row.win_rate
+    assert json.loads(line["hyperparameters"]) == row.hyperparameters
+
+
+def test_an_unknown_format_is_refused_with_the_allowed_ones(results: SearchResults) -> None:
+    with pytest.raises(StudyError, match="got 'html'; allowed: table, markdown, csv, json, latex"):
+        render([compare(results)], "html")
+
+
+def test_searches_stand_side_by_side_even_with_different_methods(results: SearchResults) -> None:
+    other = replace(results, name="smaller", trials=tuple(t for t in results.trials if t.method != "ipo"))
+    other = replace(other, study={**other.study, "methods": {}, "objective": {"judge": {"kind": "llm", "model": "m"}}})
+    table = side_by_side([compare(results), compare(other)])
+    assert table.columns == ("method", "rhymes", "smaller")
+    assert [row[0] for row in table.rows] == ["dpo", "ipo", "simpo", "epsilon_dpo"]
+    assert table.rows[1][2] == "–"
+    assert table.rows[0][1] == table.rows[0][2]
+    assert "smaller: Win rate against start by judge llm m" in table.caption
+    assert len(json.loads(render([compare(results), compare(other)], "json"))) == 2
+
+
+def test_diff_shows_what_differs_and_what_it_did_at_the_last_shared_point(results: SearchResults) -> None:
+    table = diff(results, "dpo-0000", "dpo-0003")
+    rows = {row[0]: row[1:] for row in table.rows}
+    first, pruned = (next(t for t in results.trials if t.name == n) for n in ("dpo-0000", "dpo-0003"))
+    assert "method" not in rows
+    assert rows["beta"][2] == f"× {pruned.hyperparameters['beta'] / first.hyperparameters['beta']:.3g}"
+    assert rows["state"][:2] == ("finished", "pruned")
+    change = (pruned.history[0].win_rate - first.history[0].win_rate) * 100
+    assert rows["win rate %"] == (
+        f"{first.history[0].win_rate * 100:.1f}",
+        f"{pruned.history[0].win_rate * 100:.1f}",
+        f"{change:+.1f}",
+    )
+    assert "33% of the schedule" in table.caption
+
+
+def test_diff_of_an_unknown_trial_names_the_known_ones(results: SearchResults) -> None:
+    with pytest.raises(StorageError, match=r"got 'dpo-9'; trials: dpo-0000, dpo-0001"):
+        diff(results, "dpo-0000", "dpo-9")
