@@ -1,0 +1,76 @@
+import pytest
+
+from raypo.errors import DataError
+from raypo.quickstart import task
+from raypo.quickstart.instructions import FAMILIES, SPLITS, every, parse
+from raypo.quickstart.quality import quality
+
+
+def test_equal_seeds_give_equal_data_and_others_do_not() -> None:
+    assert task.pairs(50, seed=3) == task.pairs(50, seed=3) != task.pairs(50, seed=4)
+    assert task.demonstrations(50, seed=3) == task.demonstrations(50, seed=3) != task.demonstrations(50, seed=4)
+    assert task.prompts(50, seed=3) == task.prompts(50, seed=3) != task.prompts(50, seed=4)
+
+
+def test_a_longer_draw_starts_with_the_shorter_one() -> None:
+    assert task.pairs(80, seed=0)[:30] == task.pairs(30, seed=0)
+
+
+def test_no_two_splits_share_a_prompt() -> None:
+    prompts = [prompt for split in SPLITS for family in every(split).values() for prompt in family]
+    assert len(prompts) == len(set(prompts))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_draw_stays_in_its_split(split: str) -> None:
+    own = {prompt for family in every(split).values() for prompt in family}
+    drawn = [row["prompt"] for row in task.pairs(300, 0, split) + task.demonstrations(300, 0, split)]
+    assert set(drawn) <= own
+    assert set(task.prompts(100, 0, split)) <= own
+
+
+def test_every_prompt_states_an_instruction_that_can_be_fulfilled() -> None:
+    for split in SPLITS:
+        for family, prompts in every(split).items():
+            for prompt in prompts:
+                instruction = parse(prompt)
+                assert instruction is not None
+                assert instruction.family == family
+                ideal = task.ideal_answer(prompt, seed=0)
+                assert quality(prompt, ideal) == 1.0, (prompt, ideal)
+
+
+def test_evaluation_prompts_are_different_and_spread_over_the_families() -> None:
+    prompts = task.prompts(128, seed=0)
+    assert len(set(prompts)) == 128
+    families = [prompt.split()[0] for prompt in prompts]
+    assert {family: families.count(family) for family in FAMILIES} == dict.fromkeys(FAMILIES, 32)
+
+
+def test_labels_contradict_the_annotator_and_the_quality_as_often_as_stated() -> None:
+    rows = task.pairs(4000, seed=0)
+
+    def contradicted(value) -> float:  # type: ignore[no-untyped-def]
+        worse = [value(r["prompt"], r["chosen"]) < value(r["prompt"], r["rejected"]) for r in rows]
+        return sum(worse) / len(worse)
+
+    assert contradicted(task.liking) == pytest.approx(0.13, abs=0.02)
+    assert 0.10 <= contradicted(quality) <= 0.20
+
+
+def test_answers_are_of_mixed_quality_and_bounded_length() -> None:
+    rows = task.demonstrations(2000, seed=1)
+    qualities = [quality(row["prompt"], row["completion"]) for row in rows]
+    assert 0.2 < sum(value == 1.0 for value in qualities) / 2000 < 0.5
+    assert sum(value < 0.5 for value in qualities) / 2000 > 0.15
+    assert max(len(row["completion"].split()) for row in rows) <= task.LONGEST_ANSWER
+
+
+def test_more_prompts_than_there_are_is_refused() -> None:
+    with pytest.raises(DataError, match=r"'eval' holds \d+ prompts, got count 100000"):
+        task.prompts(100_000, seed=0)
+
+
+def test_an_unknown_split_is_refused_with_the_allowed_ones() -> None:
+    with pytest.raises(DataError, match="got 'test'; one of train, heldout, eval, confirm"):
+        task.pairs(3, 0, "test")  # type: ignore[arg-type]
