@@ -71,9 +71,10 @@ def sample(
 ) -> list[Completion]:
     """Sample one completion for each prompt of this rank's share, in the order of `prompts`.
 
-    All ranks' shares together hold every prompt once; `Completion.index` says which. `batch_tokens` bounds the tokens
-    of a batch, prompts and room for answers; `model` is a plain module (`engine.module` of a DeepSpeed engine). With `lockstep` all ranks run the model equally often, as they must where
-    its weights are partitioned over the default process group (ZeRO 3). Raises DataError for an empty prompt.
+    All ranks' shares together hold every prompt once; `Completion.index` says which. `model` is a plain
+    module (of a DeepSpeed engine: `engine.module`). `batch_tokens` bounds the tokens of a batch, prompts and room for
+    answers. With `lockstep` all ranks run the model equally often, as they must where its weights are partitioned over
+    the default process group (ZeRO 3). Raises DataError for an empty prompt.
     """
     ids = [_cut(prompt_ids(prompt, tokenizer), sampling, where) for where, prompt in enumerate(prompts)]
     stops = end_of_turn(model, tokenizer)
