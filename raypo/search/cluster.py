@@ -1,0 +1,192 @@
+"""The Ray cluster of one search: joining or starting it, the pool, the slots, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from raypo.errors import ClusterError
+from raypo.search.pool import SlotPool
+from raypo.search.slots import Slot, SlotPlan
+from raypo.study import Study
+
+NAMESPACE = "raypo"
+_QUIET = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "64",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_WORKER = {"DS_ACCELERATOR": "", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "DEEPSPEED_LOG_LEVEL": "error"}
+
+
+@dataclass
+class Cluster:
+    """A joined cluster with a pool and running slots."""
+
+    pool: Any
+    pool_name: str
+    slots: list[Slot]
+
+    def view(self) -> dict[str, dict[str, Any]]:
+        """What each slot is doing; empty while the pool does not answer."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            answer: dict[str, dict[str, Any]] = ray.get(self.pool.view.remote(), timeout=5)
+            return answer
+        return {}
+
+    def check(self) -> None:
+        """Raise when no slot is left that could do the work.
+
+        Raises:
+            ClusterError: every slot's worker group has ended for good.
+        """
+        if self.slots and not any(slot.alive for slot in self.slots):
+            error = next((slot.error for slot in self.slots if slot.error), None)
+            raise ClusterError(f"no slot is left: {error or 'their worker groups ended'}; raypo resume continues the search")
+
+
+@contextlib.contextmanager
+def joined(study: Study, address: str | None, log_to_driver: bool = False) -> Iterator[None]:
+    """Be connected to a Ray cluster: the given one, or a local one of this command's own.
+
+    A cluster of our own is taken down at the end, with every process that it started.
+    """
+    import ray
+
+    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
+    own = address is None
+    before = _children()
+    with _quiet_imports():
+        ray.init(**_init_arguments(study, address, log_to_driver))
+    started = _children() - before
+    try:
+        yield
+    finally:
+        started |= _children() - before if own else set()
+        ray.shutdown()
+        if own:
+            _reap(started)
+
+
+def _init_arguments(study: Study, address: str | None, log_to_driver: bool) -> dict[str, Any]:
+    common: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "log_to_driver": log_to_driver,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
+    if address is not None:
+        return {**common, "address": address}
+    resources = study.resources
+    needed = resources.slots * resources.workers * resources.cpus_per_worker
+    cpus = max(int(needed) + 1, os.cpu_count() or 1)
+    return {**common, "num_cpus": cpus, "include_dashboard": False, "dashboard_host": "127.0.0.1"}
+
+
+def check_resources(study: Study) -> None:
+    """Compare what the slots need with what the cluster has.
+
+    Raises:
+        ClusterError: the cluster, with all its nodes, can never hold one slot.
+    """
+    import ray
+
+    wanted = study.resources
+    have = ray.cluster_resources()
+    for name, each in (("GPU", wanted.gpus_per_worker), ("CPU", wanted.cpus_per_worker)):
+        need = each * wanted.workers * wanted.slots
+        if need > have.get(name, 0) + 1e-9:
+            raise ClusterError(
+                f"resources: {wanted.slots} slots of {wanted.workers} workers need {need:g} {name}s, the cluster has "
+                f"{have.get(name, 0):g} on {len(ray.nodes())} node(s); lower resources.slots, resources.workers or "
+                f"resources.{name.lower()}s_per_worker, or add nodes"
+            )
+
+
+@contextlib.contextmanager
+def slots_open(study: Study, search: str, folder: Path, bench: str, settings: dict[str, Any]) -> Iterator[Cluster]:
+    """The pool and the slots of a search, closed in order at the end."""
+    import ray
+
+    wanted = study.resources
+    pool_name = f"raypo-pool-{search}-{os.getpid()}"
+    pool = (
+        ray.remote(SlotPool)
+        .options(name=pool_name, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=10_000)
+        .remote(wanted.workers, wanted.recycle_after)
+    )
+    slots = [
+        Slot(
+            SlotPlan(
+                search=search,
+                slot=f"slot-{i}",
+                pool=pool_name,
+                namespace=NAMESPACE,
+                bench=bench,
+                bench_settings=settings,
+                workers=wanted.workers,
+                cpus_per_worker=wanted.cpus_per_worker,
+                gpus_per_worker=wanted.gpus_per_worker,
+                placement=wanted.placement,
+                folder=str(folder / "slots"),
+            )
+        )
+        for i in range(wanted.slots)
+    ]
+    for slot in slots:
+        slot.start()
+    try:
+        yield Cluster(pool, pool_name, slots)
+    finally:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(pool.close.remote(), timeout=5)
+        deadline = time.monotonic() + 15
+        for slot in slots:
+            slot.close(max(0.1, deadline - time.monotonic()))
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(pool)
+
+
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def _reap(processes: set[psutil.Process]) -> None:
+    """End what a cluster of our own left running; Ray Train's controllers can outlive their cluster by minutes."""
+    _, alive = psutil.wait_procs(list(processes), timeout=3)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=3)
+
+
+@contextlib.contextmanager
+def _quiet_imports() -> Iterator[None]:
+    for name in ("ray", "ray.train", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    yield
+
+
+def plan_dict(plan: SlotPlan) -> dict[str, Any]:
+    return dataclasses.asdict(plan)

@@ -1,0 +1,67 @@
+"""What travels between the driver, the pool and the slots: plain, frozen, picklable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+State = Literal["running", "finished", "failed", "diverged", "stopped"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Train one trial until a fraction of its schedule and evaluate it there.
+
+    `point` holds everything that the trial is made of (hyperparameters, training settings, `data.<transform>`);
+    where it resumes is decided by the newest committed checkpoint in its folder. `kind` is "prepare" for the work
+    that all trials share, "trial" otherwise; `confirm` asks for the confirmation prompts.
+    """
+
+    trial: str
+    label: str
+    point: dict[str, Any]
+    seed: int
+    until: float
+    kind: Literal["trial", "prepare"] = "trial"
+    confirm: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"{self.trial}@{self.until:.6f}"
+
+    def until_fraction(self, until: float) -> Job:
+        return replace(self, until=until)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a slot says of one job: how far it came, what the evaluation found, what it cost.
+
+    `evaluation` holds win_rate, ci_low, ci_high, n, kl, length and further plain figures; `cost_s` is device-seconds
+    of this job alone.
+    """
+
+    trial: str
+    state: State
+    fraction: float
+    step: int = 0
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    cost_s: float = 0.0
+    checkpoint: str | None = None
+    reason: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the trial ends here whatever the pruner thinks."""
+        return self.state != "running"
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """Where a running job is, for the live table: fraction of the schedule and the stage of the work."""
+
+    job: str
+    trial: str
+    fraction: float
+    stage: str
+    loss: float | None = None

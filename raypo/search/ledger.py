@@ -1,0 +1,202 @@
+"""The ledger: Optuna's storage is the one memory of a search.
+
+One study per method, in one journal file (or a database): suggestions, intermediate values, states, and per trial
+what it was made of and what became of it. Resuming, extending and forking are the same act: open it and go on.
+Evaluations are numbered by their place in `objective.at`; a number that is already there is never written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
+from raypo.errors import StorageError
+from raypo.search.jobs import Outcome
+from raypo.search.samplers import RepeatableSampler
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+CONTROL = "control"
+_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial as the ledger knows it."""
+
+    name: str
+    label: str
+    number: int
+    state: str
+    params: dict[str, Any]
+    seed: int
+    evaluations: tuple[dict[str, Any], ...] = ()
+    reason: str | None = None
+    cost_s: float = 0.0
+    checkpoint: str | None = None
+    confirmation: dict[str, Any] | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def over(self) -> bool:
+        return self.state not in ("running", "waiting", "paused")
+
+
+def trial_name(label: str, number: int) -> str:
+    return f"{label}-{number:04d}"
+
+
+class Ledger:
+    """All studies of one search in one storage. One driver writes; anyone may read."""
+
+    def __init__(self, where: str | Path, search: str) -> None:
+        self.search = search
+        self.storage = _storage(where)
+        self._studies: dict[str, optuna.Study] = {}
+
+    def study(self, label: str) -> optuna.Study:
+        """The Optuna study of a method, created on first use."""
+        if label not in self._studies:
+            self._studies[label] = optuna.create_study(
+                storage=self.storage,
+                study_name=f"{self.search}/{label}",
+                direction="maximize",
+                load_if_exists=True,
+                sampler=optuna.samplers.RandomSampler(seed=0),
+                pruner=optuna.pruners.NopPruner(),
+            )
+        return self._studies[label]
+
+    def labels(self) -> list[str]:
+        """The methods that this search has ever had."""
+        prefix = f"{self.search}/"
+        names = [s.study_name for s in self.storage.get_all_studies() if s.study_name.startswith(prefix)]
+        return [name.removeprefix(prefix) for name in names if name != prefix + CONTROL]
+
+    def ask(self, label: str, sampler: RepeatableSampler, seed: int) -> Row:
+        """Draw the next trial of a method (an enqueued one first) and record it as running."""
+        study = self.study(label)
+        study.sampler = sampler
+        trial = sampler.ask(study)
+        trial.set_user_attr("seed", seed)
+        return self._row(label, self.storage.get_trial(trial._trial_id))
+
+    def enqueue(self, label: str, params: Mapping[str, Any], **attributes: Any) -> None:
+        """Have these values tried next."""
+        self.study(label).enqueue_trial(dict(params), user_attrs=attributes or None, skip_if_exists=True)
+
+    def record(self, row: Row, index: int, outcome: Outcome) -> Row:
+        """Write one evaluation, once: value, figures, cost and checkpoint."""
+        if index < len(row.evaluations):
+            return row
+        trial_id = self._id(row)
+        entry = {**outcome.evaluation, "fraction": outcome.fraction, "step": outcome.step, "cost_s": outcome.cost_s}
+        value = outcome.evaluation.get("objective")
+        if value is not None and value == value:
+            self.storage.set_trial_intermediate_value(trial_id, index, float(value))
+        if outcome.checkpoint:
+            self.storage.set_trial_user_attr(trial_id, "checkpoint", outcome.checkpoint)
+        self.storage.set_trial_user_attr(trial_id, f"evaluation:{index}", entry)
+        return self.row(row.name)
+
+    def end(self, row: Row, state: str, reason: str | None = None, cost_s: float = 0.0) -> Row:
+        """Close a trial as finished, pruned, stopped, failed or diverged; only a finished one gets a value."""
+        current = self.row(row.name)
+        if current.over:
+            return current
+        trial_id = self._id(row)
+        if reason:
+            self.storage.set_trial_user_attr(trial_id, "reason", reason)
+        if cost_s:
+            self.storage.set_trial_user_attr(trial_id, "lost_s", cost_s)
+        self.storage.set_trial_user_attr(trial_id, "state", state)
+        values = None
+        if state == "finished":
+            values = [float(current.evaluations[-1]["objective"])]
+        elif state == "pruned" and current.evaluations:
+            values = [float(current.evaluations[-1]["objective"])]
+        self.storage.set_trial_state_values(trial_id, _STATES.get(state, TrialState.FAIL), values)
+        return self.row(row.name)
+
+    def annotate(self, row: Row, key: str, value: Any) -> None:
+        """Attach something to a trial that does not change its course, such as a confirmation."""
+        self.storage.set_trial_user_attr(self._id(row), key, value)
+
+    def rows(self, label: str | None = None) -> list[Row]:
+        """All trials, in the order they were drawn, method by method."""
+        labels = [label] if label is not None else self.labels()
+        return [self._row(name, trial) for name in labels for trial in self.study(name).get_trials(deepcopy=False)]
+
+    def row(self, name: str) -> Row:
+        """One trial by name.
+
+        Raises:
+            StorageError: there is none of that name.
+        """
+        label, _, number = name.rpartition("-")
+        if label in self.labels() and number.isdigit():
+            trials = self.study(label).get_trials(deepcopy=False)
+            if int(number) < len(trials):
+                return self._row(label, trials[int(number)])
+        raise StorageError(f"{self.search}: no trial {name!r}; raypo status {self.search} lists them")
+
+    def frozen(self, row: Row) -> FrozenTrial:
+        """The Optuna record behind a row, for pruners."""
+        return self.storage.get_trial(self._id(row))
+
+    def _id(self, row: Row) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self.study(row.label)._study_id, row.number)
+
+    @staticmethod
+    def _row(label: str, trial: FrozenTrial) -> Row:
+        attributes = trial.user_attrs
+        evaluations = []
+        while (entry := attributes.get(f"evaluation:{len(evaluations)}")) is not None:
+            evaluations.append(entry)
+        default = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting", TrialState.COMPLETE: "finished"}
+        state = attributes.get("state", default.get(trial.state, "failed"))
+        if trial.state in (TrialState.RUNNING, TrialState.WAITING) and state not in ("paused",):
+            state = default[trial.state]
+        return Row(
+            name=trial_name(label, trial.number),
+            label=label,
+            number=trial.number,
+            state=state,
+            params=dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {})),
+            seed=attributes.get("seed", 0),
+            evaluations=tuple(evaluations),
+            reason=attributes.get("reason"),
+            cost_s=sum(e.get("cost_s", 0.0) for e in evaluations) + attributes.get("lost_s", 0.0),
+            checkpoint=attributes.get("checkpoint"),
+            confirmation=attributes.get("confirmation"),
+            attributes=attributes,
+        )
+
+
+def _storage(where: str | Path) -> BaseStorage:
+    if isinstance(where, str) and "://" in where:
+        return RDBStorage(where, engine_kwargs={"pool_pre_ping": True})
+    path = str(where)
+    return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+
+
+@contextlib.contextmanager
+def reading(where: str | Path, search: str) -> Iterator[Ledger]:
+    """Open a ledger that must exist already.
+
+    Raises:
+        StorageError: there is none.
+    """
+    if not (isinstance(where, str) and "://" in where) and not Path(where).exists():
+        raise StorageError(f"{search}: no ledger at {where}; raypo search starts a search")
+    yield Ledger(where, search)

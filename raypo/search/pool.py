@@ -1,0 +1,211 @@
+"""The pool: one asynchronous actor that hands jobs to slots and outcomes back to trials.
+
+Slots pull: every rank of a slot asks for its next job and waits here, never inside a collective. A job that a dead
+worker group held is given out again, first in line. All state can be lost: a restarted pool learns it anew from the
+trials (which submit again) and from the slots (which tell what they are running).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from raypo.search.jobs import Job, Outcome, Pulse
+
+AFFINITY_S = 0.25
+"""How long an idle slot waits for the next part of the trial whose state it still holds."""
+MAX_DEATHS = 3
+"""How many worker groups one job may take with it before it is told failed."""
+SETTLE_S = 5.0
+"""How long all ranks have to report the same failure before the worker group counts as broken."""
+
+
+@dataclass
+class _Slot:
+    attempt: str
+    jobs: list[Job | None] = field(default_factory=list)
+    current: Job | None = None
+    held: str | None = None
+    held_until: float = 0.0
+    served: int = 0
+    reports: dict[int, str | None] = field(default_factory=dict)
+    pulse: Pulse | None = None
+    busy_s: float = 0.0
+    pids: dict[int, tuple[str, int]] = field(default_factory=dict)
+
+
+class SlotPool:
+    """Queue, slots and waiting trials of one search."""
+
+    def __init__(self, workers: int, recycle_after: int) -> None:
+        self._workers = workers
+        self._recycle_after = recycle_after
+        self._queue: deque[Job] = deque()
+        self._futures: dict[str, asyncio.Future[Outcome]] = {}
+        self._slots: dict[str, _Slot] = {}
+        self._deaths: dict[str, int] = {}
+        self._cancelled: set[str] = set()
+        self._changed = asyncio.Condition()
+        self._closing = False
+
+    # Trials ---------------------------------------------------------------------------------------------------------
+
+    async def submit(self, job: Job) -> Outcome:
+        """Have a job run and wait for its outcome; submitting it again waits for the same outcome."""
+        if job.id not in self._futures:
+            self._futures[job.id] = asyncio.get_running_loop().create_future()
+            if not any(slot.current and slot.current.id == job.id for slot in self._slots.values()):
+                self._queue.append(job)
+            await self._notify()
+        outcome = await asyncio.shield(self._futures[job.id])
+        self._futures.pop(job.id, None)
+        return outcome
+
+    async def cancel(self, trial: str) -> None:
+        """Have a trial's running job stop at its next step, and its waiting one never start."""
+        self._cancelled.add(trial)
+        for job in [job for job in self._queue if job.trial == trial]:
+            self._queue.remove(job)
+            self._resolve(job, Outcome(trial, "stopped", 0.0, reason="stopped by command"))
+
+    async def cancelled(self, trial: str) -> bool:
+        return trial in self._cancelled
+
+    async def forget(self, trial: str) -> None:
+        """Allow a cancelled trial to run again."""
+        self._cancelled.discard(trial)
+
+    # Slots ----------------------------------------------------------------------------------------------------------
+
+    async def enter(self, slot: str, attempt: str, rank: int, node: str, pid: int) -> None:
+        """A rank of a (new) worker group is there; what the slot's earlier group held goes first in line."""
+        known = self._slots.get(slot)
+        if known is None or known.attempt != attempt:
+            if known is not None and known.current is not None:
+                await self._lost(known.current)
+            self._slots[slot] = _Slot(attempt)
+        self._slots[slot].pids[rank] = (node, pid)
+        await self._notify()
+
+    async def next_job(self, slot: str, attempt: str, index: int) -> Job | None:
+        """The index-th job of this worker group, the same for every rank; None means leave the loop."""
+        async with self._changed:
+            while True:
+                state = self._slots.get(slot)
+                if state is None or state.attempt != attempt:
+                    return None
+                if index < len(state.jobs):
+                    return state.jobs[index]
+                job = self._choose(state)
+                if job is not None or self._closing or state.served >= self._recycle_after:
+                    state.jobs.append(job)
+                    state.current = job
+                    state.reports = {}
+                    self._changed.notify_all()
+                    return job
+                await self._wait()
+
+    async def pulse(self, slot: str, attempt: str, pulse: Pulse, job: Job) -> bool:
+        """Rank 0 says where it is; the answer is whether to go on."""
+        state = self._slots.get(slot)
+        if state is None or state.attempt != attempt:
+            state = self._slots[slot] = _Slot(attempt)
+        if state.current is None or state.current.id != job.id:
+            state.current = job
+            self._queue = deque(waiting for waiting in self._queue if waiting.id != job.id)
+        state.pulse = pulse
+        return job.trial not in self._cancelled
+
+    async def finished(self, slot: str, attempt: str, outcome: Outcome, job: Job) -> None:
+        """Rank 0 delivers an outcome; every rank has come to the end of the job."""
+        state = self._slots.get(slot)
+        if state is not None and state.attempt == attempt:
+            state.current, state.pulse = None, None
+            state.held = job.trial
+            state.held_until = 0.0 if outcome.over else time.monotonic() + AFFINITY_S
+            state.served += 1
+            state.busy_s += outcome.cost_s
+        self._queue = deque(waiting for waiting in self._queue if waiting.id != job.id)
+        self._resolve(job, outcome)
+        await self._notify()
+
+    async def failed(self, slot: str, attempt: str, rank: int, job: Job, error: str) -> bool:
+        """A rank's job raised. True: all ranks raised, the slot may go on. False: the group must be rebuilt."""
+        state = self._slots.get(slot)
+        if state is None or state.attempt != attempt:
+            return False
+        state.reports[rank] = error
+        deadline = time.monotonic() + SETTLE_S
+        async with self._changed:
+            self._changed.notify_all()
+            while len(state.reports) < self._workers and time.monotonic() < deadline:
+                await self._wait()
+        together = len(state.reports) == self._workers
+        if state.current is not None and state.current.id == job.id:
+            state.current, state.pulse, state.held = None, None, None
+            state.served += 1
+            first = state.reports[min(state.reports)] or error
+            self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=first))
+        await self._notify()
+        return together
+
+    async def gone(self, slot: str) -> None:
+        """A slot's worker group is known to be dead before a new one has entered."""
+        state = self._slots.pop(slot, None)
+        if state is not None and state.current is not None:
+            await self._lost(state.current)
+        await self._notify()
+
+    # Everybody ------------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Let every slot leave its loop once its present job is done."""
+        self._closing = True
+        await self._notify()
+
+    async def view(self) -> dict[str, dict[str, object]]:
+        """What each slot is doing, for the live table."""
+        return {
+            name: {
+                "trial": slot.current.trial if slot.current else None,
+                "pulse": slot.pulse,
+                "served": slot.served,
+                "busy_s": slot.busy_s,
+                "pids": dict(slot.pids),
+            }
+            for name, slot in self._slots.items()
+        }
+
+    def _choose(self, state: _Slot) -> Job | None:
+        if not self._queue or self._closing:
+            return None
+        for job in self._queue:
+            if job.trial == state.held:
+                self._queue.remove(job)
+                return job
+        return None if time.monotonic() < state.held_until else self._queue.popleft()
+
+    async def _lost(self, job: Job) -> None:
+        self._deaths[job.id] = self._deaths.get(job.id, 0) + 1
+        if self._deaths[job.id] >= MAX_DEATHS:
+            reason = f"its worker group died {MAX_DEATHS} times in this job; the workers' logs say why"
+            self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=reason))
+        elif job.id in self._futures and not self._futures[job.id].done():
+            self._queue.appendleft(job)
+
+    def _resolve(self, job: Job, outcome: Outcome) -> None:
+        future = self._futures.setdefault(job.id, asyncio.get_running_loop().create_future())
+        if not future.done():
+            future.set_result(outcome)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait(self) -> None:
+        """Wait for a change; wakes up by itself so that deadlines are met."""
+        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout=AFFINITY_S)

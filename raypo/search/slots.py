@@ -1,0 +1,192 @@
+"""Slots: warm Ray Train worker groups whose training function is a loop that serves job after job."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import threading
+import time
+import traceback
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from raypo.errors import Diverged, RaypoError
+from raypo.search.jobs import Job, Outcome, Pulse
+
+PULSE_S = 0.5
+
+
+class Bench(Protocol):
+    """What a slot works at: it keeps models, data and engine between jobs."""
+
+    def run(self, job: Job, pulse: PulseSender) -> Outcome: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """How one slot is built; `bench` is the import path of its Bench, made with `bench_settings`."""
+
+    search: str
+    slot: str
+    pool: str
+    namespace: str
+    bench: str
+    bench_settings: dict[str, Any]
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    placement: str
+    folder: str
+
+
+class PulseSender:
+    """Tells the pool now and then where a job is, and learns whether it was cancelled."""
+
+    def __init__(self, pool: Any, slot: str, attempt: str, job: Job, rank: int) -> None:
+        self._pool, self._slot, self._attempt, self._job, self._rank = pool, slot, attempt, job, rank
+        self._last = 0.0
+        self._pending: Any = None
+        self.cancelled = False
+
+    def __call__(self, fraction: float, stage: str, loss: float | None = None) -> None:
+        """Send at most every PULSE_S seconds, without waiting for the answer."""
+        if self._rank != 0 or time.monotonic() - self._last < PULSE_S:
+            return
+        import ray
+
+        self._last = time.monotonic()
+        if self._pending is not None:
+            ready, _ = ray.wait([self._pending], timeout=0)
+            if not ready:
+                return
+            self.cancelled = self.cancelled or not ray.get(self._pending)
+        pulse = Pulse(self._job.id, self._job.trial, fraction, stage, loss)
+        self._pending = self._pool.pulse.remote(self._slot, self._attempt, pulse, self._job)
+
+
+def serve(config: dict[str, Any]) -> None:
+    """The training function of a slot, run by every rank: ask for a job, do it, deliver, ask again."""
+    import ray
+    import ray.train
+
+    plan = SlotPlan(**config)
+    rank = ray.train.get_context().get_world_rank()
+    pool = ray.get_actor(plan.pool, namespace=plan.namespace)
+    attempt = _agree_on_attempt()
+    ray.get(pool.enter.remote(plan.slot, attempt, rank, socket.gethostname(), os.getpid()))
+    module, _, name = plan.bench.partition(":")
+    bench: Bench = getattr(importlib.import_module(module), name)(**plan.bench_settings)
+    index = 0
+    try:
+        while (job := ray.get(pool.next_job.remote(plan.slot, attempt, index))) is not None:
+            _serve_one(bench, job, pool, plan.slot, attempt, rank)
+            index += 1
+    finally:
+        bench.close()
+
+
+def _serve_one(bench: Bench, job: Job, pool: Any, slot: str, attempt: str, rank: int) -> None:
+    import ray
+
+    try:
+        outcome = bench.run(job, PulseSender(pool, slot, attempt, job, rank))
+    except Diverged as error:
+        outcome = Outcome(job.trial, "diverged", 0.0, reason=str(error))
+    except Exception as error:
+        traceback.print_exc()
+        together = ray.get(pool.failed.remote(slot, attempt, rank, job, _told(error)))
+        if not together or _broke_device(error):
+            raise
+        return
+    if rank == 0:
+        ray.get(pool.finished.remote(slot, attempt, outcome, job))
+
+
+def _told(error: Exception) -> str:
+    """A user's mistake in its own words; anything else with the place where it happened."""
+    if isinstance(error, RaypoError):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+def _broke_device(error: Exception) -> bool:
+    """After a CUDA error or an out-of-memory the process cannot be trusted any more."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+
+
+def _agree_on_attempt() -> str:
+    """One identifier of this worker group, the same on every rank."""
+    import torch.distributed as dist
+
+    names: list[str | None] = [uuid.uuid4().hex]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(names, src=0)
+    return str(names[0])
+
+
+class Slot:
+    """One worker group, kept alive by a thread of the driver until the pool closes."""
+
+    def __init__(self, plan: SlotPlan) -> None:
+        self.plan = plan
+        self.error: BaseException | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=plan.slot, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, timeout_s: float) -> bool:
+        """Wait for the worker group to leave after the pool was closed; False when it did not in time."""
+        self._closing.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _keep(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            started = time.monotonic()
+            try:
+                self._fit()
+                failures = 0
+            except Exception as error:
+                failures = failures + 1 if time.monotonic() - started < 60 else 1
+                if self._closing.is_set() or failures >= 3:
+                    self.error = None if self._closing.is_set() else error
+                    return
+
+    def _fit(self) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        plan = self.plan
+        resources = {"CPU": plan.cpus_per_worker, **({"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {})}
+        trainer = TorchTrainer(
+            serve,
+            train_loop_config=vars(plan),
+            torch_config=TorchConfig(backend="nccl" if plan.gpus_per_worker else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=plan.workers,
+                use_gpu=plan.gpus_per_worker > 0,
+                resources_per_worker=resources,
+                placement_strategy=plan.placement,
+            ),
+            run_config=RunConfig(
+                name=f"{plan.slot}-{uuid.uuid4().hex[:8]}",
+                storage_path=plan.folder,
+                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=-1),
+            ),
+        )
+        trainer.fit()

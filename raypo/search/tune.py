@@ -1,0 +1,109 @@
+"""Ray Tune executes and remembers nothing that we need: searcher, scheduler and trial are thin over the ledger."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from raypo.search.jobs import Job, Outcome
+
+FINISHED = Searcher.FINISHED
+
+
+class Conductor(Protocol):
+    """What the searcher and the scheduler ask: three plain questions."""
+
+    def next(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Configuration of the next trial; None for "not now", FINISHED for "never again"."""
+
+    def heard(self, trial_id: str, rung: int, outcome: Outcome) -> bool:
+        """Record an evaluation; False stops the trial."""
+
+    def left(self, trial_id: str, *, error: bool) -> None:
+        """A Tune trial has ended."""
+
+
+class TrialProxy(tune.Trainable):
+    """One light actor per running trial: it sends the trial's jobs to the pool, one evaluation a step."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._pool = ray.get_actor(new_config["pool"], namespace=new_config["namespace"])
+        self._job = Job(**new_config["job"])
+        self._at: list[float] = new_config["at"]
+        self._rung: int = new_config["rung"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        job = self._job.until_fraction(self._at[self._rung])
+        outcome: Outcome = ray.get(self._pool.submit.remote(job))
+        rung, self._rung = self._rung, self._rung + 1
+        return {"outcome": dataclasses.asdict(outcome), "rung": rung, "done": outcome.over}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:  # noqa: ARG002
+        return {}
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing to load: the trial's state is in its folder."""
+
+
+class LedgerSearcher(Searcher):
+    """Hands Tune what the conductor wants run next, and tells it what ended."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__(metric="outcome", mode="max")
+        self._conductor = conductor
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        return self._conductor.next(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._conductor.left(trial_id, error=error or result is None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the ledger is the memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the ledger is the memory."""
+
+
+class LedgerScheduler(FIFOScheduler):
+    """Stops a trial when the ledger's pruner says so."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self._conductor = conductor
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ARG002
+        outcome = Outcome(**result["outcome"])
+        keep = self._conductor.heard(trial.trial_id, result["rung"], outcome)
+        return TrialScheduler.CONTINUE if keep else TrialScheduler.STOP
+
+
+def run(conductor: Conductor, concurrent: int, folder: str) -> None:
+    """Let Tune run trials until the conductor has no more."""
+    tuner = tune.Tuner(
+        tune.with_resources(TrialProxy, {"cpu": 0}),
+        tune_config=tune.TuneConfig(
+            search_alg=LedgerSearcher(conductor),
+            scheduler=LedgerScheduler(conductor),
+            num_samples=-1,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=folder,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=-1),
+        ),
+    )
+    tuner.fit()

@@ -1,0 +1,123 @@
+"""Reading the `methods` section: every hyperparameter is checked against the method's own signature."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from raypo import yaml
+from raypo.errors import MethodError, StudyError
+from raypo.methods import METHODS, REQUIRED, Hyperparameter, Method, load_method
+from raypo.spaces import Space, Value, parse
+from raypo.study.sections import Training
+from raypo.study.study import NAME, TRAINING_AXES, Entry
+
+
+def nearest(name: object, names: Any) -> str:
+    """`; did you mean 'beta'?`, or nothing."""
+    near = difflib.get_close_matches(str(name), [str(n) for n in names], 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def read_entries(section: Any, folder: Path | None, allow_code: bool, problems: list[str]) -> dict[str, Entry]:
+    """The methods of a study; whatever is wrong with them goes into `problems`, one line each."""
+    if isinstance(section, list):
+        section = {str(name): {} for name in section}
+    if not isinstance(section, Mapping) or not section:
+        problems.append(f"methods: needs at least one method, got {section!r}; such as dpo: {{beta: {{log_uniform: [0.01, 1]}}}}")
+        return {}
+    entries = {}
+    for label, body in section.items():
+        entry = _entry(str(label), body, folder, allow_code, problems)
+        if entry is not None:
+            entries[str(label)] = entry
+    return entries
+
+
+def _entry(label: str, body: Any, folder: Path | None, allow_code: bool, problems: list[str]) -> Entry | None:
+    where = f"methods.{label}"
+    if not NAME.match(label):
+        problems.append(f"{where}: got {label!r}; a label has letters, digits, '_', '-' and '.'")
+        return None
+    if not isinstance(body, Mapping | None):
+        problems.append(f"{where}: needs hyperparameters by name, got {body!r}")
+        return None
+    values = dict(body or {})
+    try:
+        if "use" in values:
+            values = {**_published(str(values.pop("use")), folder), **values}
+        method = _method(str(values.pop("method", label)), where, allow_code)
+    except (StudyError, MethodError) as error:
+        problems.append(str(error))
+        return None
+    priors = tuple(values.pop("priors", ()))
+    hyperparameters: dict[str, Value | Space] = {}
+    training: dict[str, Value | Space] = {}
+    for name, value in values.items():
+        _sort_in(method, f"{where}.{name}", name, value, hyperparameters, training, problems)
+    for name, spec in method.hyperparameters.items():
+        if name not in hyperparameters and name not in values:
+            if spec.default is REQUIRED:
+                problems.append(f"{where}.{name}: missing, and {method.name} has no default for it; allowed: {spec.allowed}")
+            else:
+                hyperparameters[name] = spec.default  # type: ignore[assignment]
+    return Entry(label, method, hyperparameters, training, priors)
+
+
+def _sort_in(
+    method: Method,
+    where: str,
+    name: str,
+    value: Any,
+    hyperparameters: dict[str, Value | Space],
+    training: dict[str, Value | Space],
+    problems: list[str],
+) -> None:
+    try:
+        if name in method.hyperparameters:
+            hyperparameters[name] = _checked(method.hyperparameters[name], parse(value), method.name)
+        elif name in TRAINING_AXES:
+            training[name] = _training_value(name, value)
+        else:
+            known = [*method.hyperparameters, *TRAINING_AXES]
+            problems.append(f"{where}: {method.name} has no such hyperparameter; allowed: {', '.join(known)}{nearest(name, known)}")
+    except (ValueError, MethodError) as error:
+        problems.append(f"{where}: {str(error).removeprefix(f'{method.name}.{name}: ')}")
+
+
+def _checked(spec: Hyperparameter, value: Value | Space, method: str) -> Value | Space:
+    """Every value of an axis must be one that the method accepts."""
+    if not isinstance(value, Space):
+        return spec.parse(value, method)  # type: ignore[no-any-return]
+    return Space(value.form, tuple(spec.parse(v, method) for v in value.values))
+
+
+def _training_value(name: str, value: Any) -> Value | Space:
+    field = Training.model_fields[name]
+    try:
+        return TypeAdapter(field.rebuild_annotation()).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+
+def _method(name: str, where: str, allow_code: bool) -> Method:
+    if ":" in name:
+        return load_method(name, allow_code=allow_code)
+    if name not in METHODS:
+        raise StudyError(f"{where}: unknown method {name!r}; allowed: {', '.join(METHODS)}{nearest(name, METHODS)}")
+    return METHODS[name]
+
+
+def _published(use: str, folder: Path | None) -> dict[str, Any]:
+    """The published space that `use: methods/dpo` names, looked up beside the study file and above it."""
+    start = (folder or Path.cwd()).resolve()
+    tried = [root / f"{use}.yaml" for root in (start, *start.parents, Path.cwd() / "search_spaces")]
+    for path in tried:
+        if path.is_file():
+            content = yaml.load_file(path)
+            return {"method": content["method"], **content.get("space", {}), "priors": content.get("priors", [])}
+    raise StudyError(f"use: {use}: no file {use}.yaml beside the study file or above it")

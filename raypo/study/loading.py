@@ -1,0 +1,168 @@
+"""Loading a study file: overrides, every problem at once, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from raypo import yaml
+from raypo.errors import StudyError
+from raypo.spaces import Space, parse
+from raypo.study.entries import nearest, read_entries
+from raypo.study.study import Study
+
+
+def load(path: Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> Study:
+    """Read, override and check a study file.
+
+    Args:
+        overrides: `a.b=value` texts, the value written as in YAML.
+
+    Raises:
+        StudyError: anything is wrong; one line a problem, each with the path of the key, what was found and what
+            is allowed.
+    """
+    content = yaml.load_file(path)
+    if not isinstance(content, dict):
+        raise StudyError(f"{path}: a study file is a mapping of sections, got {type(content).__name__}")
+    content.setdefault("name", path.stem)
+    for text in overrides:
+        override(content, text)
+    return build(content, str(path), folder=path.parent, allow_code=allow_code)
+
+
+def build(content: dict[str, Any], where: str, *, folder: Path | None = None, allow_code: bool = False) -> Study:
+    """Check the plain content of a study file; see `load`."""
+    problems: list[str] = []
+    content = dict(content)
+    if "use" in content:
+        content.pop("use")
+    entries = read_entries(content.pop("methods", None), folder, allow_code, problems)
+    _read_transforms(content, problems)
+    study = None
+    try:
+        study = Study.model_validate({**content, "methods": entries, "allow_code": allow_code})
+    except ValidationError as error:
+        problems[:0] = [_line(item) for item in error.errors()]
+    if study is not None and not problems:
+        problems += _impossible(study)
+    if problems:
+        raise StudyError("\n".join(f"{where}: {problem}" for problem in problems))
+    assert study is not None
+    return study
+
+
+def override(content: dict[str, Any], text: str) -> None:
+    """Apply one `a.b=value`; a number between dots indexes a list."""
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise StudyError(f"--set {text}: needs the form key=value, such as search.trials=4")
+    node: Any = content
+    for key in keys[:-1]:
+        if isinstance(node, list):
+            node = node[_index(node, key, text)]
+            continue
+        if node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict | list):
+            raise StudyError(f"--set {text}: {key} holds {node!r}, which has no keys of its own")
+    parsed = yaml.load(value, f"--set {path}")
+    if isinstance(node, list):
+        node[_index(node, keys[-1], text)] = parsed
+    elif isinstance(parsed, dict) and len(parsed) != 1 and isinstance(node.get(keys[-1]), dict):
+        node[keys[-1]] = {**node[keys[-1]], **parsed}
+    elif parsed is None and keys[0] == "methods" and len(keys) == 2 and value.strip() in ("null", "~"):
+        node.pop(keys[-1], None)
+    else:
+        node[keys[-1]] = parsed
+
+
+def _index(node: list[Any], key: str, text: str) -> int:
+    if not key.isdigit() or int(key) >= len(node):
+        raise StudyError(f"--set {text}: {key!r} is no index of a list of {len(node)}")
+    return int(key)
+
+
+def _read_transforms(content: dict[str, Any], problems: list[str]) -> None:
+    """Axes inside `data.transforms` become spaces before the section is checked."""
+    data = content.get("data")
+    if not isinstance(data, Mapping) or not isinstance(data.get("transforms"), list):
+        return
+    read = []
+    for i, transform in enumerate(data["transforms"]):
+        if not isinstance(transform, Mapping):
+            problems.append(f"data.transforms.{i}: each transform is one key with its setting, got {transform!r}")
+            continue
+        read.append({name: _maybe_space(value) for name, value in transform.items()})
+    content["data"] = {**data, "transforms": read}
+
+
+def _maybe_space(value: Any) -> Any:
+    if isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in ("choice", "uniform", "log_uniform", "int"):
+        return parse(value)
+    return value
+
+
+def _line(item: Any) -> str:
+    """One pydantic error as `path: what is wrong, got X; what is allowed`."""
+    location = [str(part) for part in item["loc"]]
+    path = ".".join(location)
+    kind, found = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        allowed = _fields(location[:-1])
+        return f"{path}: no such key; allowed: {', '.join(allowed)}{nearest(location[-1], allowed)}"
+    if kind == "missing":
+        return f"{path}: missing, and it has no default"
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if kind == "literal_error":
+        message = f"got {found!r}; allowed: {item['ctx']['expected']}{nearest(found, str(item['ctx']['expected']).split(chr(39))[1::2])}"
+        return f"{path}: {message}"
+    if kind == "value_error":
+        return f"{path}: {message}"
+    shown = repr(found) if not isinstance(found, dict | BaseModel) else "a mapping"
+    return f"{path}: {message}, got {shown}"
+
+
+def _fields(location: list[str]) -> list[str]:
+    """The keys that the section at this path may have."""
+    model: Any = Study
+    for part in location:
+        field = model.model_fields.get(part)
+        candidates = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        sections = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not sections:
+            return []
+        model = sections[0]
+    return [name for name in model.model_fields if name != "allow_code"]
+
+
+def _impossible(study: Study) -> list[str]:
+    """Combinations of keys that cannot work together."""
+    problems = []
+    if study.model.dtype == "bf16" and study.resources.zero_stage == 0:
+        problems.append("resources.zero_stage: bf16 needs stage 1 or higher, got 0 (stage 0 takes a phantom first step)")
+    if study.search.sampler == "grid":
+        for label in study.methods:
+            for name, space in study.space(label).items():
+                if space.form not in ("choice", "int"):
+                    problems.append(f"methods.{label}.{name}: sampler grid needs choice or int, got {space.form}")
+    for label in study.methods:
+        sizes = study.axes(label)["batch_size"]
+        for size in sizes.values if isinstance(sizes, Space) else (sizes,):
+            if int(size) < study.resources.workers:
+                problems.append(
+                    f"methods.{label}.batch_size: got {size}, fewer than the {study.resources.workers} workers of a slot;"
+                    " raise batch_size or lower resources.workers"
+                )
+    for group in (study.data, study.objective.prompts):
+        if group.source is not None and ":" in group.source and "/" not in group.source and not study.allow_code:
+            problems.append(f"source: {group.source!r} names Python code; give --allow-code to run it")
+    function = study.objective.judge.function
+    if function is not None and ":" in function and not study.allow_code:
+        problems.append(f"objective.judge.function: {function!r} names Python code; give --allow-code to run it")
+    return problems
