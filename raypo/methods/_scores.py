@@ -28,9 +28,11 @@ class Scores:
     score: Tensor | None = None
 
     @classmethod
-    def of(cls, logps: Tensor, mask: Tensor, unit: Tensor | None = None, score: Tensor | None = None) -> Scores:
-        """Scores from raw token log-probs; whatever lies off the mask is set to exactly 0."""
-        mask = mask.bool()
+    def of(
+        cls, logps: Tensor, mask: Tensor | None = None, unit: Tensor | None = None, score: Tensor | None = None
+    ) -> Scores:
+        """Scores from raw token log-probs; what lies off the mask is set to exactly 0. No mask: all tokens count."""
+        mask = torch.ones_like(logps, dtype=torch.bool) if mask is None else mask.bool()
         return cls(torch.where(mask, logps, torch.zeros_like(logps)), mask, unit, score)
 
     @property
@@ -61,7 +63,13 @@ class Pairs:
     rejected: Scores
 
     @classmethod
-    def of(cls, chosen_logps: Tensor, rejected_logps: Tensor, chosen_mask: Tensor, rejected_mask: Tensor) -> Pairs:
+    def of(
+        cls,
+        chosen_logps: Tensor,
+        rejected_logps: Tensor,
+        chosen_mask: Tensor | None = None,
+        rejected_mask: Tensor | None = None,
+    ) -> Pairs:
         """Pairs from token log-probs [B, T]; the two sides may be padded to different T."""
         return cls(Scores.of(chosen_logps, chosen_mask), Scores.of(rejected_logps, rejected_mask))
 
@@ -85,7 +93,7 @@ class Unpaired:
     desirable: Tensor
 
     @classmethod
-    def of(cls, logps: Tensor, mask: Tensor, desirable: Tensor) -> Unpaired:
+    def of(cls, logps: Tensor, mask: Tensor | None, desirable: Tensor) -> Unpaired:
         return cls(Scores.of(logps, mask), desirable.bool())
 
     def __len__(self) -> int:
@@ -100,7 +108,7 @@ class Ranked:
     group: Tensor
 
     @classmethod
-    def of(cls, logps: Tensor, mask: Tensor, group: Tensor, score: Tensor) -> Ranked:
+    def of(cls, logps: Tensor, mask: Tensor | None, group: Tensor, score: Tensor) -> Ranked:
         return cls(Scores.of(logps, mask, score=score), group)
 
     def __len__(self) -> int:
@@ -159,7 +167,9 @@ class Loss:
     @classmethod
     def of(cls, values: Tensor, weights: Tensor | None = None, **metrics: Metric) -> Loss:
         """Mean of `values` [n], weighted when `weights` [n] is given (token counts make a token mean)."""
-        return cls((Term(values, torch.ones_like(values.detach()) if weights is None else weights.to(values)),), metrics)
+        return cls(
+            (Term(values, torch.ones_like(values.detach()) if weights is None else weights.to(values)),), metrics
+        )
 
     def __add__(self, other: Loss) -> Loss:
         return Loss(self.terms + other.terms, {**self.metrics, **other.metrics})
@@ -182,7 +192,9 @@ class Loss:
 
     def total(self, normalisers: list[Tensor]) -> Tensor:
         """0-d: this micro-batch's share of the step's loss, given each term's weight sum over the whole step."""
-        shares = [(t.values * t.weights).sum() / n.clamp(min=1e-12) for t, n in zip(self.terms, normalisers, strict=True)]
+        shares = [
+            (t.values * t.weights).sum() / n.clamp(min=1e-12) for t, n in zip(self.terms, normalisers, strict=True)
+        ]
         return torch.stack(shares).sum()
 
 
