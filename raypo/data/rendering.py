@@ -1,0 +1,159 @@
+"""Text of a prompt and its answers, in pieces that say which parts are scored.
+
+Strings stay as they are, conversations go through a chat template. Masks later follow the pieces by position, so
+that no token id ever decides what is scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from raypo.data.records import ASSISTANT, HUMAN, Message, Record, Text, as_answer, as_messages, is_transcript
+from raypo.errors import DataError
+
+OWN_TEMPLATE = "default"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of text: unit >= 0 numbers the scored ones (turns of the assistant), -1 is context."""
+
+    text: str
+    unit: int = -1
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """The pieces of prompt (first) and answer.
+
+    `ends` says whether an end-of-sequence token follows the last piece, `templated` that a chat template wrote the
+    special tokens.
+    """
+
+    pieces: tuple[Piece, ...]
+    ends: bool
+    templated: bool
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders records for one tokenizer; `chat_template` is a Jinja template, "default" (the tokenizer's own) or None.
+
+    With None only conversations go through the tokenizer's own template and strings stay plain text; with a template
+    strings become conversations too.
+    """
+
+    tokenizer: Any
+    chat_template: str | None = None
+
+    def sequences(self, record: Record) -> tuple[Sequence, ...]:
+        """One sequence per answer; all begin with the same prompt piece."""
+        return tuple(self._sequence(record, answer) for answer in record.completions)
+
+    def prompt(self, text: Text) -> Sequence:
+        """A prompt alone, as the model reads it before it answers."""
+        if self._is_plain(text):
+            return Sequence((Piece(str(text)),), ends=False, templated=False)
+        turns = as_messages(text)
+        goes_on = turns[-1]["role"] == "assistant"
+        return Sequence((Piece(self._render(turns, answering=not goes_on, cut=goes_on)),), ends=False, templated=True)
+
+    def _is_plain(self, *texts: Text) -> bool:
+        return self.chat_template is None and all(isinstance(text, str) for text in texts)
+
+    def _sequence(self, record: Record, answer: Text) -> Sequence:
+        if self._is_plain(record.prompt, answer):
+            return Sequence(_plain_pieces(str(record.prompt), str(answer)), ends=record.final, templated=False)
+        history, turns = as_messages(record.prompt), as_answer(answer, record.prompt)
+        if history[-1]["role"] == "assistant" and turns[0]["role"] == "assistant":
+            return self._continued(history, turns, record)
+        return self._conversation(history, turns, record)
+
+    def _conversation(self, history: tuple[Message, ...], turns: tuple[Message, ...], record: Record) -> Sequence:
+        """Prompt turns, then answer turns of which the assistant's are scored."""
+        pieces: list[Piece] = []
+        done, ends = "", False
+        for i, turn in enumerate(turns):
+            if turn["role"] != "assistant":
+                continue
+            last = i == len(turns) - 1
+            text, ends = self._to_end_of_turn(self._render(history + turns[: i + 1], cut=last and not record.final))
+            before = _shared(self._render(history + turns[:i], answering=True), text)
+            pieces += [Piece(_rest(before, done, record)), Piece(_rest(text, before, record), len(pieces) // 2)]
+            done = text
+        if not pieces:
+            raise DataError(f"{record.source}: the answer has no assistant turn; got roles {[t['role'] for t in turns]}")
+        return Sequence(tuple(pieces), ends=record.final and not ends, templated=True)
+
+    def _continued(self, history: tuple[Message, ...], turns: tuple[Message, ...], record: Record) -> Sequence:
+        """The answer goes on inside the prompt's last assistant turn."""
+        begun = history[-1]
+        whole = {**begun, "content": str(begun["content"]) + str(turns[0]["content"])}
+        before = self._render(history, cut=True)
+        text = self._render((*history[:-1], whole), cut=not record.final)
+        text, ends = self._to_end_of_turn(text)
+        pieces = (Piece(before), Piece(_rest(text, before, record), 0))
+        return Sequence(pieces, ends=record.final and not ends, templated=True)
+
+    def _to_end_of_turn(self, text: str) -> tuple[str, bool]:
+        """Text up to its end-of-turn token, and whether there is one: a model never samples what follows it."""
+        bare = text.rstrip()
+        return (bare, True) if bare.endswith(self._specials) else (text, False)
+
+    @cached_property
+    def _specials(self) -> tuple[str, ...]:
+        return tuple({*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()})
+
+    def _render(self, conversation: tuple[Message, ...], answering: bool = False, cut: bool = False) -> str:
+        template = None if self.chat_template in (None, OWN_TEMPLATE) else self.chat_template
+        if template is None and not self.tokenizer.chat_template:
+            raise DataError(
+                "data.chat_template: the data holds conversations and the tokenizer has no chat template; "
+                "give a Jinja template or choose an instruct model"
+            )
+        return str(
+            self.tokenizer.apply_chat_template(
+                [dict(m) for m in conversation],
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=answering,
+                continue_final_message=cut,
+            )
+        )
+
+
+def _plain_pieces(prompt: str, answer: str) -> tuple[Piece, ...]:
+    """Prompt and answer; an answer that goes on as a transcript is scored in the assistant's turns only."""
+    if not (is_transcript(prompt) and HUMAN in answer):
+        return Piece(prompt), Piece(answer, 0)
+    pieces, unit = [Piece(prompt)], 0
+    for i, part in enumerate(answer.split(HUMAN)):
+        human, said = ("", part) if i == 0 else (part.split(ASSISTANT, 1) + [""])[:2]
+        if i > 0:
+            opened = ASSISTANT if ASSISTANT in part else ""
+            pieces.append(Piece(HUMAN + human + opened))
+        if said:
+            pieces.append(Piece(said, unit))
+            unit += 1
+    return tuple(pieces)
+
+
+def _shared(a: str, b: str) -> str:
+    size = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return a[:size]
+
+
+def _rest(text: str, done: str, record: Record) -> str:
+    if not text.startswith(done):
+        raise DataError(
+            f"{record.source or 'data.chat_template'}: the chat template renders the start of a conversation otherwise "
+            f"than the whole (after {_shared(text, done)[-40:]!r}), so turns cannot be told apart; "
+            "use a template that only appends"
+        )
+    return text[len(done) :]
