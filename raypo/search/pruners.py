@@ -1,0 +1,174 @@
+"""Pruners by name: whether a trial is worth training on, decided at the evaluations of its schedule.
+
+A step, as the ledger reports it to Optuna, is the index of an evaluation in `objective.at`, so trials are compared at
+equal fractions of the schedule. Nothing is decided before the first rung, one third of the schedule by default: a large
+learning rate looks good early and collapses late. Every decision is a function of the reported values alone, keeps no
+state, and never waits. With `lag` it looks only at trials numbered more than `lag` below the trial's own; where a trial
+is drawn once those have ended (`RepeatableSampler.waits_for`), a pruned search too repeats exactly.
+
+Optuna's own pruners differ in ways that matter here: successive halving writes to the storage while deciding and spaces
+its rungs by powers, the median pruner credits a collapsed trial with its best past value, and Wilcoxon takes steps to be
+prompts, which leaves no step for the schedule.
+"""
+
+import difflib
+import math
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, median
+
+import optuna
+from optuna.pruners import BasePruner, NopPruner
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from scipy import stats
+
+from raypo.errors import StudyError
+
+PRUNERS = ("none", "successive_halving", "hyperband", "median", "wilcoxon")
+
+PromptScores = Callable[[int, int], Mapping[str, float]]
+"""Scores per prompt id of one trial (by number) at one evaluation (by index); nan where there is no verdict."""
+
+_MEDIAN_RIVALS = 4  # a median of fewer says little
+_FEWEST_PROMPTS = 10  # below it the signed-rank test can hardly reach its threshold
+
+
+def make_pruner(
+    name: str,
+    at: Sequence[float],
+    *,
+    first: float = 1 / 3,
+    reduction: int = 3,
+    p_value: float = 0.05,
+    scores: PromptScores | None = None,
+    lag: int | None = None,
+) -> BasePruner:
+    """The pruner called `name` for a schedule that is evaluated at the fractions `at`, each in (0, 1].
+
+    `first` is the earliest fraction of the schedule that may decide; `successive_halving` and `hyperband` let the best
+    1 / `reduction` of a rung go on; `wilcoxon` ends a trial that is worse than the leader at `p_value` on `scores`.
+
+    Raises:
+        StudyError: no such pruner, or the schedule has no evaluation it could decide at.
+    """
+    if name not in PRUNERS:
+        near = difflib.get_close_matches(name, PRUNERS, 1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise StudyError(f"search.pruner: no pruner {name!r}.{meant} There are {', '.join(PRUNERS)}")
+    if name == "none":
+        return NopPruner()
+    rungs = tuple(index for index, fraction in enumerate(at) if first - 1e-3 <= fraction < 1)
+    if not rungs:
+        raise StudyError(
+            f"search.pruner: {name} decides between {first:.3g} and 1 of the schedule, got evaluations at {list(at)}; "
+            "add one to objective.at, such as 1/3, or set the pruner to none"
+        )
+    if name == "wilcoxon":
+        if scores is None:
+            raise StudyError("search.pruner: wilcoxon compares prompt by prompt, got no scores per prompt; use median")
+        return WilcoxonPruner(rungs, lag, p_value, scores)
+    if name == "median":
+        return MedianPruner(rungs, lag)
+    return HalvingPruner(rungs, lag, reduction, brackets=len(rungs) + 1 if name == "hyperband" else 1)
+
+
+class RungPruner(BasePruner):
+    """Decides at its rungs, whether the latest value of a trial keeps up with what others had at the same step."""
+
+    def __init__(self, rungs: Sequence[int], lag: int | None) -> None:
+        self.rungs = tuple(rungs)
+        self.lag = lag
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether to stop `trial` at its last reported step; the same question has the same answer until others report."""
+        step = trial.last_step
+        if step not in self.rungs:
+            return False
+        others = [other for other in study.get_trials(deepcopy=False) if self._counts(other, trial)]
+        return not self.keeps_up(study, trial, step, others)
+
+    @abstractmethod
+    def keeps_up(self, study: optuna.Study, trial: FrozenTrial, step: int, others: Sequence[FrozenTrial]) -> bool:
+        """Whether `trial` may go on from `step`, seen against `others`."""
+
+    def _counts(self, other: FrozenTrial, trial: FrozenTrial) -> bool:
+        """Failed and diverged trials set no standard: what they had before is not worth chasing."""
+        if other.number == trial.number or other.state == TrialState.FAIL:
+            return False
+        return self.lag is None or other.number < trial.number - self.lag
+
+
+class HalvingPruner(RungPruner):
+    """Asynchronous successive halving (Li et al., 2020), or hyperband where there are several brackets.
+
+    A trial goes on when it is among the best 1 / `reduction` of all that reported at the rung so far, at least the best
+    one. Bracket b decides from the b-th rung on, the last one never, so hyperband insures against misleading rungs.
+    """
+
+    def __init__(self, rungs: Sequence[int], lag: int | None, reduction: int, brackets: int) -> None:
+        super().__init__(rungs, lag)
+        self.reduction = reduction
+        # Successive halving from rung b on trains few of its trials to the end, so a full share of the budget needs more.
+        self.shares = [math.ceil(brackets * reduction ** (brackets - 1 - b) / (brackets - b)) for b in range(brackets)]
+
+    def keeps_up(self, study: optuna.Study, trial: FrozenTrial, step: int, others: Sequence[FrozenTrial]) -> bool:
+        bracket = self.bracket(study.study_name, trial.number)
+        if step not in self.rungs[bracket:]:
+            return True
+        peers = [other for other in others if self.bracket(study.study_name, other.number) == bracket]
+        mine = _merit(study, trial, step)
+        rung = sorted([mine, *(_merit(study, peer, step) for peer in peers if step in peer.intermediate_values)])
+        return mine >= rung[-max(1, len(rung) // self.reduction)]
+
+    def bracket(self, study_name: str, number: int) -> int:
+        """The bracket of a trial, from a hash, so that it needs no memory."""
+        place = zlib.crc32(f"{study_name}:{number}".encode()) % sum(self.shares)
+        return next(b for b in range(len(self.shares)) if place < sum(self.shares[: b + 1]))
+
+
+class MedianPruner(RungPruner):
+    """Ends a trial that is below the median of the others at the same step, once four have been there."""
+
+    def keeps_up(self, study: optuna.Study, trial: FrozenTrial, step: int, others: Sequence[FrozenTrial]) -> bool:
+        rivals = [_merit(study, other, step) for other in others if step in other.intermediate_values]
+        return len(rivals) < _MEDIAN_RIVALS or _merit(study, trial, step) >= median(rivals)
+
+
+class WilcoxonPruner(RungPruner):
+    """Ends a trial that is worse than the leader was at the same step, prompt by prompt (Wilcoxon's signed ranks).
+
+    The leader is the best finished trial. Prompts differ far more in difficulty than configurations do in quality, so
+    the paired test sees differences that two averages hide, and leaves alone those that are noise.
+    """
+
+    def __init__(self, rungs: Sequence[int], lag: int | None, p_value: float, scores: PromptScores) -> None:
+        super().__init__(rungs, lag)
+        self.p_value = p_value
+        self.scores = scores
+
+    def keeps_up(self, study: optuna.Study, trial: FrozenTrial, step: int, others: Sequence[FrozenTrial]) -> bool:
+        done = [other for other in others if other.state == TrialState.COMPLETE and step in other.intermediate_values]
+        if not done:
+            return True
+        leader = max(done, key=lambda other: (_sign(study) * other.values[0], -other.number))
+        ours, theirs = self.scores(trial.number, step), self.scores(leader.number, step)
+        differences = [_sign(study) * (ours[prompt] - theirs[prompt]) for prompt in ours.keys() & theirs.keys()]
+        differences = sorted(difference for difference in differences if not math.isnan(difference))
+        if len(differences) < _FEWEST_PROMPTS or fmean(differences) >= 0:
+            return True
+        test = stats.wilcoxon(differences, alternative="less", zero_method="zsplit")
+        return bool(test.pvalue >= self.p_value)
+
+
+def _sign(study: optuna.Study) -> float:
+    if len(study.directions) > 1:
+        raise StudyError(f"search.pruner: pruners compare one objective, got {len(study.directions)}; set it to none")
+    return -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
+
+
+def _merit(study: optuna.Study, trial: FrozenTrial, step: int) -> float:
+    """The value at a step, larger is better, with nan behind everything."""
+    value = _sign(study) * trial.intermediate_values[step]
+    return -math.inf if math.isnan(value) else value

@@ -1,0 +1,209 @@
+"""Samplers by name, each a pure function of the ledger: what a trial tries can always be computed again.
+
+Optuna's samplers carry random state and look at whatever has finished by now, so a killed search that goes on draws
+other points than an undisturbed one. Here the suggestion for trial n is computed from `(seed, study name, n)` and from
+the trials numbered below n - lag alone; the later ones count only by the hyperparameters they occupy (constant liar),
+finished or not. Asking for n when `waits_for(n)` is empty makes a parallel search repeat exactly. A failed or diverged
+trial has no value, but it occupies its place too: TPE keeps away from where training blew up.
+"""
+
+import difflib
+import hashlib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from raypo.errors import StudyError
+from raypo.search.cma import CmaSampler
+from raypo.search.constraints import Rules
+from raypo.search.grid import cell_key, grid_cells
+from raypo.search.results import Value
+from raypo.search.view import Space, View, draw, finished, fits, occupied
+
+SAMPLERS = ("tpe", "gp", "cmaes", "random", "grid", "nsga2")
+
+_OWN_TRIES = 10  # points a sampler may propose against the constraints before they are drawn uniformly
+_UNIFORM_TRIES = 10_000
+_POPULATION = 10  # nsga2: Optuna's 50 would spend most searches of language models on its first generation
+
+
+def seed_of(search_seed: int, study_name: str, trial_number: int) -> int:
+    """A seed in [0, 2**32) for one trial of one study, the same on every machine and Python.
+
+    >>> seed_of(0, "dpo", 3) == seed_of(0, "dpo", 3), seed_of(0, "dpo", 3) == seed_of(0, "ipo", 3)
+    (True, False)
+    """
+    words = f"{search_seed}\n{study_name}\n{trial_number}"
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big")
+
+
+def make_sampler(
+    name: str, seed: int, space: Space, *, rules: Rules | None = None, lag: int = 0, startup: int = 5
+) -> "RepeatableSampler":
+    """The sampler called `name` over `space`, its axes in order.
+
+    The `lag` trials before each one are invisible to it but for their place. `startup` trials are drawn at random
+    before `tpe` or `gp` model the finished ones.
+
+    Raises:
+        StudyError: no such sampler, a package it needs is absent, or the space is not one it can search.
+    """
+    if name not in SAMPLERS:
+        near = difflib.get_close_matches(name, SAMPLERS, 1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise StudyError(f"search.sampler: no sampler {name!r}.{meant} There are {', '.join(SAMPLERS)}")
+    sampler = RepeatableSampler(name, seed, dict(space), rules=rules or Rules(), lag=lag, startup=startup)
+    if name == "grid":
+        grid_cells(space, sampler.rules, seed)
+    elif name == "cmaes":
+        CmaSampler(space, seed)
+    return sampler
+
+
+class RepeatableSampler(BaseSampler):
+    """An Optuna sampler without memory; made by `make_sampler`."""
+
+    def __init__(self, name: str, seed: int, space: Space, *, rules: Rules, lag: int, startup: int) -> None:
+        self.name, self.seed, self.space, self.rules, self.lag, self.startup = name, seed, space, rules, lag, startup
+
+    def ask(self, study: optuna.Study) -> optuna.Trial:
+        """Open the study's next trial, enqueued or new, with a value for every active hyperparameter."""
+        trial = study.ask()
+        given = _given(study.get_trials(deepcopy=False)[trial.number])
+        values = self.rules.active({**trial.relative_params, **given})
+        for name, axis in self.space.items():
+            if name in values:
+                _record(trial, name, axis)
+        return trial
+
+    def waits_for(self, number: int, trials: Iterable[FrozenTrial]) -> list[int]:
+        """Numbers of the unfinished trials whose results trial `number` has to see to be drawn as in any other run."""
+        return [trial.number for trial in trials if trial.number < number - self.lag and not trial.state.is_finished()]
+
+    def suggest(
+        self,
+        number: int,
+        trials: Sequence[FrozenTrial],
+        study_name: str,
+        directions: Sequence[StudyDirection],
+        given: Mapping[str, Value] | None = None,
+    ) -> dict[str, Value]:
+        """A value for every active hyperparameter of trial `number`; those `given` are kept as they are.
+
+        Raises:
+            StudyError: the grid is used up, or the constraints leave no room.
+        """
+        earlier = sorted((trial for trial in trials if trial.number < number), key=lambda trial: trial.number)
+        if self.name == "grid":
+            return self._next_cell(earlier)
+        for point in self._points(number, earlier, study_name, directions):
+            values = self.rules.active({**point, **(given or {})})
+            if self.rules.allows(values):
+                return values
+        limits = "; ".join(rule.text for rule in self.rules.constraints)
+        raise StudyError(f"search.constraints: none of {_UNIFORM_TRIES} points satisfies {limits}; relax a constraint")
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        return dict(self.space)
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],  # noqa: ARG002
+    ) -> dict[str, Value]:
+        given = _given(trial)
+        if self.space.keys() <= given.keys():
+            return {}
+        trials = study.get_trials(deepcopy=False)
+        return self.suggest(trial.number, trials, study.study_name, study.directions, given)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Value:
+        raise StudyError(
+            f"trial {trial.number}: {param_name} = {param_distribution} was not drawn: inactive, or not in the space "
+            f"{', '.join(self.space)}; ask for trials with RepeatableSampler.ask"
+        )
+
+    def _next_cell(self, earlier: Sequence[FrozenTrial]) -> dict[str, Value]:
+        """The first cell of the shuffled grid that no earlier trial has; enqueued trials may have taken any."""
+        cells = grid_cells(self.space, self.rules, self.seed)
+        taken = {cell_key(trial.params) for trial in earlier}
+        free = (cell for cell in cells if cell_key(cell) not in taken)
+        if (cell := next(free, None)) is None:
+            raise StudyError(f"search.trials: all {len(cells)} cells of the grid are tried; add values to an axis")
+        return cell
+
+    def _points(
+        self, number: int, earlier: Sequence[FrozenTrial], study_name: str, directions: Sequence[StudyDirection]
+    ) -> Iterator[dict[str, Value]]:
+        """Points to try in turn: the sampler's own, then uniform ones where constraints leave it little room."""
+        seed = seed_of(self.seed, study_name, number)
+        view = View(self._shown(earlier, number), directions)
+        trial = view.open_trial(number)
+        sampler = self._fresh(seed)
+        for attempt in range(1, _OWN_TRIES + 1):
+            point = draw(sampler, view, trial, self.space)
+            yield point
+            # A refused point stays as an occupied place, or a sampler that maximises would propose it again.
+            view.shown.append(occupied(point, self.space, number + attempt))
+        uniform = RandomSampler(seed=seed)
+        for _ in range(_UNIFORM_TRIES):
+            yield draw(uniform, view, trial, self.space)
+
+    def _fresh(self, seed: int) -> BaseSampler:
+        """One of Optuna's samplers (or our CMA-ES) for a single suggestion."""
+        match self.name:
+            case "tpe" if self.rules.conditions:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    return TPESampler(seed=seed, n_startup_trials=self.startup, multivariate=True, group=True)
+            case "tpe":
+                return TPESampler(seed=seed, n_startup_trials=self.startup)
+            case "gp":
+                return GPSampler(seed=seed, n_startup_trials=self.startup, warn_independent_sampling=False)
+            case "cmaes":
+                return CmaSampler(self.space, seed)
+            case "nsga2":
+                return NSGAIISampler(seed=seed, population_size=_POPULATION)
+        return RandomSampler(seed=seed)
+
+    def _shown(self, earlier: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
+        """The earlier trials as trial `number` may see them: with their values, or as mere places."""
+        shown = []
+        for trial in earlier:
+            if not trial.params or not fits(trial.params, self.space):
+                continue
+            visible = trial.number < number - self.lag and trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            shown.append(finished(trial, self.space) if visible else occupied(trial.params, self.space, trial.number))
+        if self.name == "nsga2":
+            complete = (trial for trial in shown if trial.state == TrialState.COMPLETE)
+            for place, trial in enumerate(complete):
+                key = NSGAIISampler._get_generation_key()
+                trial.system_attrs = {**trial.system_attrs, key: place // _POPULATION}
+        return shown
+
+
+def _given(trial: FrozenTrial) -> dict[str, Value]:
+    """The hyperparameters an enqueued trial came with."""
+    return dict(trial.system_attrs.get("fixed_params", {}))
+
+
+def _record(trial: optuna.Trial, name: str, axis: BaseDistribution) -> None:
+    match axis:
+        case CategoricalDistribution(choices=choices):
+            trial.suggest_categorical(name, choices)
+        case IntDistribution(low=low, high=high, step=step, log=log):
+            trial.suggest_int(name, low, high, step=step, log=log)
+        case FloatDistribution(low=low, high=high, step=step, log=log):
+            trial.suggest_float(name, low, high, step=step, log=log)
