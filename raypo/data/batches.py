@@ -40,7 +40,9 @@ class Plan:
         if batch_size < 1:
             raise DataError(f"training.batch_size: must be at least 1, got {batch_size}")
         zero = np.zeros(len(tokens), np.int64)
-        labels = zero if tokens.desirable is None else np.asarray(tokens.desirable)[tokens.examples[:, 0]].astype(np.int64)
+        labels = (
+            zero if tokens.desirable is None else np.asarray(tokens.desirable)[tokens.examples[:, 0]].astype(np.int64)
+        )
         return cls(tokens.example_lengths(), batch_size, seed, labels, np.asarray(tokens.stage, np.int64))
 
     @property

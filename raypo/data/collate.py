@@ -36,7 +36,7 @@ class Padded:
 
 
 def rows_of(tokens: TokenSet, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences of some examples and the example (0, 1, ...) each belongs to; chosen first, then rejected, for pairs."""
+    """Sequences of some examples and the example (0, 1, ...) of each; for pairs all chosen, then all rejected."""
     rows = np.asarray(tokens.examples)[examples].astype(np.int64)
     group = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
     if tokens.kind == "pairs":

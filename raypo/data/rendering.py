@@ -88,7 +88,9 @@ class Renderer:
             pieces += [Piece(_rest(before, done, record)), Piece(_rest(text, before, record), len(pieces) // 2)]
             done = text
         if not pieces:
-            raise DataError(f"{record.source}: the answer has no assistant turn; got roles {[t['role'] for t in turns]}")
+            raise DataError(
+                f"{record.source}: the answer has no assistant turn; got roles {[t['role'] for t in turns]}"
+            )
         return Sequence(tuple(pieces), ends=record.final and not ends, templated=True)
 
     def _continued(self, history: tuple[Message, ...], turns: tuple[Message, ...], record: Record) -> Sequence:
@@ -134,7 +136,7 @@ def _plain_pieces(prompt: str, answer: str) -> tuple[Piece, ...]:
         return Piece(prompt), Piece(answer, 0)
     pieces, unit = [Piece(prompt)], 0
     for i, part in enumerate(answer.split(HUMAN)):
-        human, said = ("", part) if i == 0 else (part.split(ASSISTANT, 1) + [""])[:2]
+        human, said = ("", part) if i == 0 else [*part.split(ASSISTANT, 1), ""][:2]
         if i > 0:
             opened = ASSISTANT if ASSISTANT in part else ""
             pieces.append(Piece(HUMAN + human + opened))

@@ -33,9 +33,7 @@ class Tokenised:
     prompt: int
 
 
-def tokenise(
-    records: Sequence[Record], tokenizer: Any, limits: Limits, chat_template: str | None = None
-) -> TokenSet:
+def tokenise(records: Sequence[Record], tokenizer: Any, limits: Limits, chat_template: str | None = None) -> TokenSet:
     """Tokenise records of one kind.
 
     `chat_template`: None (conversations use the tokenizer's own, strings stay plain), "default" (the tokenizer's own
@@ -197,7 +195,9 @@ def _common_length(rows: list[np.ndarray]) -> int:
     return size if equal.all() else int(equal.argmin())
 
 
-def _pack(kind: Kind, records: Sequence[Record], kept: list[tuple[int, list[Tokenised]]], report: Counter[str]) -> TokenSet:
+def _pack(
+    kind: Kind, records: Sequence[Record], kept: list[tuple[int, list[Tokenised]]], report: Counter[str]
+) -> TokenSet:
     sequences = [sequence for _, example in kept for sequence in example]
     sizes = np.array([len(example) for _, example in kept])
     offsets = np.concatenate([[0], np.cumsum([len(sequence.ids) for sequence in sequences])])

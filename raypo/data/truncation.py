@@ -29,7 +29,9 @@ class Limits:
         if self.truncation not in TRUNCATIONS:
             raise DataError(f"data.truncation: no such way, got {self.truncation!r}; allowed: {', '.join(TRUNCATIONS)}")
         if self.max_length < 2:
-            raise DataError(f"data.max_length: needs room for a prompt and an answer, got {self.max_length}; at least 2")
+            raise DataError(
+                f"data.max_length: needs room for a prompt and an answer, got {self.max_length}; at least 2"
+            )
         if self.max_prompt_length is not None and not 0 < self.max_prompt_length < self.max_length:
             raise DataError(
                 f"data.max_prompt_length: must lie in 1..{self.max_length - 1} (max_length is {self.max_length}), "

@@ -1,0 +1,93 @@
+"""The same store on object storage: folders copied through any pyarrow file system, the commit marker last."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+MARKER = "artifact.json"
+SETTLE_S = 0.2
+"""Object stores have no exclusive create: two writers of a lease both write, wait this long and see who was last."""
+
+
+class ObjectNote:
+    """A small text object."""
+
+    def __init__(self, filesystem: fs.FileSystem, path: str) -> None:
+        self.filesystem, self.path = filesystem, path
+
+    def read(self) -> str | None:
+        try:
+            with self.filesystem.open_input_stream(self.path) as stream:
+                return stream.read().decode() or None
+        except FileNotFoundError:
+            return None
+
+    def create(self, text: str) -> bool:
+        if self.read() is not None:
+            return False
+        self.replace(text)
+        time.sleep(SETTLE_S)
+        return self.read() == text
+
+    def replace(self, text: str) -> None:
+        self.filesystem.create_dir(self.path.rsplit("/", 1)[0], recursive=True)
+        with self.filesystem.open_output_stream(self.path) as stream:
+            stream.write(text.encode())
+
+    def remove(self) -> None:
+        if self.filesystem.get_file_info(self.path).type is not fs.FileType.NotFound:
+            self.filesystem.delete_file(self.path)
+
+
+class Mirror:
+    """Artifacts under base/kind/name of a pyarrow file system."""
+
+    def __init__(self, filesystem: fs.FileSystem, base: str) -> None:
+        self.filesystem, self.base = filesystem, base.rstrip("/")
+
+    def lease(self, kind: str, name: str) -> ObjectNote:
+        return ObjectNote(self.filesystem, f"{self.base}/{kind}/{name}.lease")
+
+    def marker(self, kind: str, name: str) -> dict[str, Any] | None:
+        """What was committed under this name, None where nothing was."""
+        text = ObjectNote(self.filesystem, f"{self.base}/{kind}/{name}/{MARKER}").read()
+        return json.loads(text) if text else None
+
+    def download(self, kind: str, name: str, to: Path) -> None:
+        fs.copy_files(f"{self.base}/{kind}/{name}", str(to), self.filesystem, fs.LocalFileSystem())
+
+    def upload(self, kind: str, name: str, source: Path, marker: dict[str, Any]) -> None:
+        """Copy a folder, then commit it; what an interrupted upload left is replaced."""
+        self.remove(kind, name)
+        target = f"{self.base}/{kind}/{name}"
+        self.filesystem.create_dir(target, recursive=True)
+        fs.copy_files(str(source), target, fs.LocalFileSystem(), self.filesystem)
+        ObjectNote(self.filesystem, f"{target}/{MARKER}").replace(json.dumps(marker))
+
+    def names(self) -> list[tuple[str, str]]:
+        """(kind, name) of every folder, committed or not."""
+        found = self.filesystem.get_file_info(fs.FileSelector(self.base, allow_not_found=True, recursive=True))
+        parts = [info.path[len(self.base) :].strip("/").split("/") for info in found if info.is_file]
+        return sorted({(part[0], part[1]) for part in parts if len(part) > 2})
+
+    def remove(self, kind: str, name: str) -> None:
+        """Delete a folder, its marker first so that nobody reads it while it goes."""
+        ObjectNote(self.filesystem, f"{self.base}/{kind}/{name}/{MARKER}").remove()
+        target = f"{self.base}/{kind}/{name}"
+        if self.filesystem.get_file_info(target).type is not fs.FileType.NotFound:
+            self.filesystem.delete_dir(target)
+
+
+def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """A pyarrow file system and the path in it, from a URI; schemes that pyarrow lacks are opened by fsspec."""
+    if uri.split("://")[0] in ("s3", "gs", "gcs", "hdfs", "abfs", "abfss", "file"):
+        return fs.FileSystem.from_uri(uri)
+    import fsspec
+
+    opened, path = fsspec.core.url_to_fs(uri)
+    return fs.PyFileSystem(fs.FSSpecHandler(opened)), path

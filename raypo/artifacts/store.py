@@ -1,0 +1,176 @@
+"""A store of folders under content hashes: made once, found again by every trial, search and machine.
+
+An artifact is used only after its commit: locally a rename of the finished folder, in object storage a marker that is
+written last. What a crash left behind is never read, and goes when the artifact is made again or the store is pruned.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from raypo.artifacts.hashing import canonical, hash_of
+from raypo.artifacts.lease import LocalNote, Watch, lease
+from raypo.artifacts.mirror import MARKER, Mirror, open_filesystem
+from raypo.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A committed artifact; times are seconds since the epoch, `used` is its last use through this store's folder."""
+
+    kind: str
+    name: str
+    key: dict[str, Any]
+    bytes: int
+    created: float
+    used: float
+
+
+class Store:
+    """Artifacts at a local path, or at a URI (or path of a pyarrow file system) with a local cache in front.
+
+    `cache` is where artifacts of a remote store are kept on this machine; ~/.cache/raypo by default.
+    """
+
+    def __init__(
+        self, location: str | Path, *, filesystem: fs.FileSystem | None = None, cache: str | Path | None = None
+    ) -> None:
+        self.mirror: Mirror | None = None
+        if filesystem is None and "://" in str(location):
+            filesystem, path = open_filesystem(str(location))
+            self.mirror = Mirror(filesystem, path)
+        elif filesystem is not None:
+            self.mirror = Mirror(filesystem, str(location))
+        home = Path.home() / ".cache" / "raypo" / hash_of(str(location))
+        self.root = Path(cache or home) if self.mirror else Path(location).absolute()
+
+    @property
+    def hashes(self) -> Path:
+        """Folder for `hash_folder`'s memory of file hashes."""
+        return self.root / ".hashes"
+
+    def get_or_make(self, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+        """The folder of the artifact under `key`; `make` fills an empty folder if there is none yet.
+
+        `key` must name everything the artifact depends on and nothing else. Processes that want the same artifact at
+        once wait for the first; if that one dies, the next makes it.
+        """
+        if not re.fullmatch(r"[a-z0-9_.-]+", kind) or kind.startswith("."):
+            raise StorageError(f"artifact kind: must be a plain lower-case name, got {kind!r}")
+        name = hash_of(key)
+        folder = self.root / kind / name
+        if not self._is_whole(folder):
+            with lease(LocalNote(self.root / kind / f"{name}.lease")):
+                if not self._is_whole(folder):
+                    self._bring(kind, name, key, make)
+        with suppress(PermissionError):  # a store may be shared read-only; then it keeps no record of use
+            os.utime(folder / MARKER)
+        return folder
+
+    def list(self) -> tuple[Artifact, ...]:
+        """Every committed artifact, by kind and name; of the remote store where there is one."""
+        if self.mirror:
+            found = [(kind, name, self.mirror.marker(kind, name)) for kind, name in self.mirror.names()]
+        else:
+            found = [(f.parent.name, f.name, _marker(f)) for f in sorted(self.root.glob("[!.]*/[!.]*")) if f.is_dir()]
+        return tuple(self._artifact(kind, name, marker) for kind, name, marker in found if marker)
+
+    def prune(self, *, unused_s: float | None = None, kind: str | None = None) -> tuple[Artifact, ...]:
+        """Remove artifacts not used for `unused_s` seconds (None: only what crashes left); returns the removed ones."""
+        self._sweep()
+        gone = []
+        for artifact in self.list() if unused_s is not None else []:
+            if (kind is None or artifact.kind == kind) and time.time() - artifact.used >= (unused_s or 0):
+                gone.append(artifact)
+                _remove(self.root / artifact.kind / artifact.name)
+                if self.mirror:
+                    self.mirror.remove(artifact.kind, artifact.name)
+        return tuple(gone)
+
+    def _bring(self, kind: str, name: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> None:
+        """Fetch the artifact from the mirror or make it, then commit it here; called by the lease's holder only."""
+        folder = self.root / kind / name
+        for leftover in [*folder.parent.glob(f".{name}.*"), folder]:
+            _remove(leftover)
+        part = folder.with_name(f".{name}.{uuid.uuid4().hex}")
+        part.mkdir(parents=True)
+        try:
+            with lease(self.mirror.lease(kind, name)) if self.mirror else nullcontext():
+                marker = self.mirror and self.mirror.marker(kind, name)
+                if self.mirror and marker:
+                    self.mirror.download(kind, name, part)
+                else:
+                    make(part)
+                    marker = _describe(part, key)
+                    if self.mirror:
+                        self.mirror.upload(kind, name, part, marker)
+            (part / MARKER).write_text(json.dumps(marker))
+            part.rename(folder)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageError(f"{folder}: no space left to write the artifact; free some and try again") from error
+            if not self._is_whole(folder):  # else somebody took the lease over and was faster
+                raise
+        finally:
+            _remove(part)
+
+    def _is_whole(self, folder: Path) -> bool:
+        """Whether the artifact is committed and its files have the sizes they had then."""
+        marker = _marker(folder)
+        return marker is not None and all(
+            (folder / file).is_file() and (folder / file).stat().st_size == size
+            for file, size in marker["files"].items()
+        )
+
+    def _artifact(self, kind: str, name: str, marker: dict[str, Any]) -> Artifact:
+        here = self.root / kind / name / MARKER
+        used = here.stat().st_mtime if here.exists() else marker["created"]
+        return Artifact(kind, name, marker["key"], sum(marker["files"].values()), marker["created"], used)
+
+    def _sweep(self) -> None:
+        """Remove half-made folders that nobody is making any more."""
+        for part in self.root.glob("[!.]*/.*"):
+            name = part.name.split(".")[1]
+            watch = Watch(LocalNote(part.parent / f"{name}.lease"))
+            if watch.is_dead():
+                watch.take_away()
+            if watch.note.read() is None:
+                _remove(part)
+        for kind, name in self.mirror.names() if self.mirror else []:
+            if self.mirror and self.mirror.marker(kind, name) is None and self.mirror.lease(kind, name).read() is None:
+                self.mirror.remove(kind, name)
+
+
+def _describe(folder: Path, key: Mapping[str, Any]) -> dict[str, Any]:
+    files = {f.relative_to(folder).as_posix(): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
+    return {"key": canonical(key), "created": time.time(), "files": files}
+
+
+def _marker(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / MARKER).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder whole: first out of sight, so that nobody finds half of it."""
+    if not folder.exists():
+        return
+    hidden = folder if folder.name.startswith(".") else folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    if hidden != folder:
+        folder.rename(hidden)
+    shutil.rmtree(hidden)

@@ -1,0 +1,217 @@
+"""The store makes once, never shows half-written work, and hashes content and nothing else."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import fsspec
+import pytest
+from pyarrow import fs
+
+from raypo.artifacts import Store, hash_folder, hash_of
+from raypo.errors import StorageError
+
+KEY = {"model": "abc", "max_length": 256}
+
+
+@pytest.fixture(params=["local", "fsspec"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path):
+    """A function that opens the same store as another machine would: remote ones with a cache of their own."""
+    if request.param == "local":
+        return lambda _machine=0: Store(tmp_path / "store")
+    remote = fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("file")))
+    return lambda machine=0: Store(str(tmp_path / "bucket"), filesystem=remote, cache=tmp_path / f"cache{machine}")
+
+
+def write(text: str, calls: list[str] | None = None):
+    def make(folder: Path) -> None:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "a.txt").write_text(text)
+        if calls is not None:
+            calls.append(text)
+
+    return make
+
+
+def test_an_artifact_is_made_once_and_found_by_every_machine(open_store) -> None:
+    calls: list[str] = []
+    first = open_store(0).get_or_make("tokens", KEY, write("made", calls))
+    again = open_store(0).get_or_make("tokens", dict(reversed(KEY.items())), write("made again", calls))
+    elsewhere = open_store(1).get_or_make("tokens", KEY, write("made elsewhere", calls))
+    assert calls == ["made"]
+    assert first == again
+    assert (elsewhere / "deep" / "a.txt").read_text() == "made"
+
+
+def test_another_key_is_another_artifact(open_store) -> None:
+    store = open_store()
+    a = store.get_or_make("tokens", KEY, write("256"))
+    b = store.get_or_make("tokens", {**KEY, "max_length": 128}, write("128"))
+    assert (a / "deep" / "a.txt").read_text() == "256"
+    assert (b / "deep" / "a.txt").read_text() == "128"
+
+
+def test_a_failing_maker_leaves_nothing_behind(open_store, tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "half.txt").write_text("half")
+        raise RuntimeError("the maker broke")
+
+    store = open_store()
+    with pytest.raises(RuntimeError, match="the maker broke"):
+        store.get_or_make("tokens", KEY, fail)
+    assert store.list() == ()
+    assert not list(tmp_path.rglob("half.txt"))
+    assert not list(tmp_path.rglob("*.lease"))
+    assert (store.get_or_make("tokens", KEY, write("whole")) / "deep" / "a.txt").read_text() == "whole"
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(28, os.strerror(28), str(folder))
+
+    with pytest.raises(StorageError, match="no space left"):
+        Store(tmp_path).get_or_make("tokens", KEY, full)
+
+
+def test_a_half_written_artifact_is_never_used(open_store) -> None:
+    """A file that is shorter than when it was committed (a crash before the data reached the disk) is made again."""
+    store = open_store()
+    folder = store.get_or_make("tokens", KEY, write("whole"))
+    (folder / "deep" / "a.txt").write_text("who")
+    assert (store.get_or_make("tokens", KEY, write("whole")) / "deep" / "a.txt").read_text() == "whole"
+
+
+def test_an_upload_without_marker_is_not_read(tmp_path: Path) -> None:
+    remote = fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("file")))
+    bucket = tmp_path / "bucket"
+    Store(str(bucket), filesystem=remote, cache=tmp_path / "a").get_or_make("tokens", KEY, write("whole"))
+    uploaded = bucket / "tokens" / hash_of(KEY)
+    (uploaded / "artifact.json").unlink()
+    (uploaded / "deep" / "a.txt").write_text("half")
+    other = Store(str(bucket), filesystem=remote, cache=tmp_path / "b")
+    assert other.list() == ()
+    assert (other.get_or_make("tokens", KEY, write("whole")) / "deep" / "a.txt").read_text() == "whole"
+
+
+def test_a_uri_opens_through_fsspec(tmp_path: Path) -> None:
+    store = Store("memory://bucket/raypo", cache=tmp_path)
+    store.get_or_make("tokens", KEY, write("in memory"))
+    other = Store("memory://bucket/raypo", cache=tmp_path / "other").get_or_make("tokens", KEY, write("again"))
+    assert (other / "deep" / "a.txt").read_text() == "in memory"
+
+
+MAKER = """
+    import sys, time
+    from pathlib import Path
+    from raypo.artifacts import Store
+    def make(folder):
+        with open(sys.argv[2], "a") as log:
+            log.write("made\\n")
+        (folder / "part.txt").write_text("begun")
+        time.sleep(float(sys.argv[3]))
+        (folder / "rest.txt").write_text("done")
+    print(Store(sys.argv[1]).get_or_make("tokens", {"n": 1}, make), flush=True)
+"""
+
+
+def start_maker(store: Path, log: Path, seconds: float) -> subprocess.Popen:
+    command = [sys.executable, "-c", textwrap.dedent(MAKER), str(store), str(log), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_at_once_make_it_once(tmp_path: Path) -> None:
+    makers = [start_maker(tmp_path / "store", tmp_path / "log", 0.7) for _ in range(3)]
+    folders = {maker.communicate(timeout=60)[0].strip() for maker in makers}
+    assert len(folders) == 1
+    assert (tmp_path / "log").read_text() == "made\n"
+
+
+def test_a_killed_makers_work_is_taken_over_at_once(tmp_path: Path) -> None:
+    killed = start_maker(tmp_path / "store", tmp_path / "log", 60)
+    while not list(tmp_path.rglob("part.txt")):
+        time.sleep(0.05)
+    waiting = start_maker(tmp_path / "store", tmp_path / "log", 0)
+    time.sleep(0.5)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    folder = Path(waiting.communicate(timeout=30)[0].strip())
+    assert (folder / "rest.txt").read_text() == "done"
+    assert (tmp_path / "log").read_text() == "made\nmade\n"
+    assert len(list(tmp_path.rglob("part.txt"))) == 1, "the killed maker's half-written folder is still there"
+
+
+def test_a_silent_lease_of_another_host_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raypo.artifacts.lease.STALE_S", 0.3)
+    note = tmp_path / "tokens" / f"{hash_of(KEY)}.lease"
+    note.parent.mkdir()
+    note.write_text(json.dumps({"owner": "x", "host": "elsewhere", "pid": 1, "start": "1"}))
+    started = time.monotonic()
+    Store(tmp_path).get_or_make("tokens", KEY, write("made"))
+    assert time.monotonic() - started > 0.3
+
+
+def test_list_sizes_and_prune(open_store) -> None:
+    store = open_store()
+    store.get_or_make("tokens", KEY, write("12345"))
+    store.get_or_make("logps", KEY, write("123"))
+    assert [(a.kind, a.bytes, a.key) for a in store.list()] == [("logps", 3, KEY), ("tokens", 5, KEY)]
+    assert store.prune(unused_s=3600) == ()
+    assert [a.kind for a in store.prune(unused_s=0, kind="logps")] == ["logps"]
+    assert [a.kind for a in store.list()] == ["tokens"]
+
+
+def test_prune_sweeps_what_a_crash_left_but_not_work_in_progress(tmp_path: Path) -> None:
+    left = tmp_path / "tokens" / ".abc.123"
+    left.mkdir(parents=True)
+    (left / "half.txt").write_text("half")
+    maker = start_maker(tmp_path, tmp_path / "log", 1.5)
+    while not list(tmp_path.rglob("part.txt")):
+        time.sleep(0.05)
+    Store(tmp_path).prune()
+    assert not left.exists()
+    folder = Path(maker.communicate(timeout=30)[0].strip())
+    assert (folder / "rest.txt").exists()
+
+
+def test_hash_of_sees_content_only() -> None:
+    assert hash_of({"a": 1, "b": (2.5, None)}) == hash_of({"b": [2.5, None], "a": 1})
+    assert hash_of({"a": Path("x")}) == hash_of({"a": "x"})
+    different = [1, 1.0, True, "1", [1], {"a": 1}, None, float("nan"), float("inf"), "", [], {}]
+    assert len({hash_of(item) for item in different}) == len(different)
+    with pytest.raises(TypeError, match="no content hash"):
+        hash_of({"f": print})
+
+
+def test_hash_folder_sees_contents_not_place_or_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "weights.bin").write_bytes(b"0123")
+    os.utime(tmp_path / "b" / "sub" / "weights.bin", (1, 1))
+    (tmp_path / "b" / ".cache").write_text("hidden")
+    same = hash_folder(tmp_path / "a")
+    assert hash_folder(tmp_path / "b") == same
+    (tmp_path / "b" / "sub" / "weights.bin").write_bytes(b"0124")
+    assert hash_folder(tmp_path / "b") != same
+    with pytest.raises(StorageError, match="nothing here"):
+        hash_folder(tmp_path / "c")
+
+
+def test_hash_folder_reads_an_unchanged_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "model" / "weights.bin"
+    file.parent.mkdir()
+    file.write_bytes(b"0123")
+    os.utime(file, (1e9, 1e9))
+    first = hash_folder(file.parent, cache=tmp_path / "notes")
+    with monkeypatch.context() as patch:
+        patch.setattr("raypo.artifacts.hashing._hash_file", lambda file: pytest.fail(f"{file} was read again"))
+        assert hash_folder(file.parent, cache=tmp_path / "notes") == first
+    file.write_bytes(b"0124")
+    assert hash_folder(file.parent, cache=tmp_path / "notes") != first
+    changed = hash_folder(file.parent, cache=tmp_path / "notes")
+    file.write_bytes(b"0125")  # at once: a coarse time stamp might not have moved
+    assert hash_folder(file.parent, cache=tmp_path / "notes") != changed
