@@ -7,13 +7,15 @@ Pure functions on arrays; no model in sight.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raypo.errors import JudgeError
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 Z = 1.959963984540054
 """97.5 % point of the normal distribution: every interval here is a 95 % one."""
@@ -56,7 +58,7 @@ def estimate(
     """
     values = np.asarray(scores, dtype=np.float64)
     there = ~np.isnan(values)
-    values = _checked(values[there], len(there))
+    values = checked_scores(values[there], len(there))
     named = np.arange(len(values)) if prompts is None else np.unique(np.asarray(prompts)[there], return_inverse=True)[1]
     clusters = int(named.max()) + 1
     single = clusters == len(values)
@@ -105,15 +107,18 @@ def bootstrap(scores: ArrayLike, prompts: ArrayLike, *, seed: int = 0, resamples
     mean, error = _ratio(sums, counts, np.ones((1, len(sums))))
     if not 0 < mean[0] < 1 or error[0] == 0 or len(sums) < 2:
         return wilson(sums / counts)
-    draws = resampled(len(sums), resamples, seed)
-    means, errors = _ratio(sums, counts, draws)
-    usable = (means > 0) & (means < 1) & (errors > 0)
-    means, errors = means[usable], errors[usable]
-    studentised = (_log_odds(means) - _log_odds(mean)) / (errors / (means * (1 - means)))
+    means, errors = _ratio(sums, counts, resampled(len(sums), resamples, seed))
+    return interval_from_resamples(float(mean[0]), float(error[0]), means, errors)
+
+
+def interval_from_resamples(rate: float, error: float, rates: Array, errors: Array) -> tuple[float, float]:
+    """95 % bootstrap-t interval on the log-odds scale, from a rate and resampled rates [R], each with its error."""
+    usable = (rates > 0) & (rates < 1) & (errors > 0)
+    rates, errors = rates[usable], errors[usable]
+    studentised = (_log_odds(rates) - _log_odds(rate)) * rates * (1 - rates) / errors
     low_t, high_t = np.quantile(studentised, (0.025, 0.975))
-    scale = error[0] / (mean[0] * (1 - mean[0]))
-    centre = _log_odds(mean)[0]
-    return float(_sigmoid(centre - high_t * scale)), float(_sigmoid(centre - low_t * scale))
+    scale = error / (rate * (1 - rate))
+    return _sigmoid(_log_odds(rate) - high_t * scale), _sigmoid(_log_odds(rate) - low_t * scale)
 
 
 def standard_error(scores: ArrayLike, prompts: ArrayLike) -> float:
@@ -122,13 +127,15 @@ def standard_error(scores: ArrayLike, prompts: ArrayLike) -> float:
     return float(_ratio(sums, counts, np.ones((1, len(sums))))[1][0]) if len(sums) > 1 else float("nan")
 
 
+@lru_cache(maxsize=4)
 def resampled(n: int, resamples: int, seed: int) -> Array:
     """[resamples, n] how often each of n prompts is drawn in each bootstrap resample."""
     drawn = np.random.default_rng(seed).integers(0, n, (resamples, n)) + n * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
-def _checked(values: Array, asked: int) -> Array:
+def checked_scores(values: Array, asked: int) -> Array:
+    """The scores, if there are any and they lie in [0, 1]."""
     if not len(values):
         raise JudgeError(f"win rate: no verdict to estimate from, got {asked} comparisons and {asked} failures")
     if values.min() < 0 or values.max() > 1:
@@ -149,9 +156,9 @@ def _ratio(sums: Array, counts: Array, weights: Array) -> tuple[Array, Array]:
     return means, np.sqrt(np.maximum(squares, 0) * drawn / max(drawn - 1, 1)) / total
 
 
-def _log_odds(rate: Array) -> Array:
+def _log_odds(rate: Any) -> Any:
     return np.log(rate) - np.log1p(-rate)
 
 
 def _sigmoid(x: float) -> float:
-    return 1 / (1 + np.exp(-x))
+    return float(1 / (1 + np.exp(-x)))
