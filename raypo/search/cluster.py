@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import time
@@ -35,7 +34,6 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
-_WORKER = {"DS_ACCELERATOR": "", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "DEEPSPEED_LOG_LEVEL": "error"}
 
 
 @dataclass
@@ -101,7 +99,7 @@ def _init_arguments(study: Study, address: str | None, log_to_driver: bool) -> d
     resources = study.resources
     needed = resources.slots * resources.workers * resources.cpus_per_worker
     cpus = max(int(needed) + 1, os.cpu_count() or 1)
-    return {**common, "num_cpus": cpus, "include_dashboard": False, "dashboard_host": "127.0.0.1"}
+    return {**common, "num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
 
 
 def check_resources(study: Study) -> None:
@@ -149,7 +147,7 @@ def slots_open(study: Study, search: str, folder: Path, bench: str, settings: di
                 cpus_per_worker=wanted.cpus_per_worker,
                 gpus_per_worker=wanted.gpus_per_worker,
                 placement=wanted.placement,
-                folder=str(folder / "slots"),
+                folder=str(folder / "ray"),
             )
         )
         for i in range(wanted.slots)
@@ -186,7 +184,3 @@ def _quiet_imports() -> Iterator[None]:
     for name in ("ray", "ray.train", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     yield
-
-
-def plan_dict(plan: SlotPlan) -> dict[str, Any]:
-    return dataclasses.asdict(plan)

@@ -111,8 +111,8 @@ class LedgerConductor:
 
     def _sampler(self, label: str, concurrent: int) -> RepeatableSampler:
         space = {name: axis.distribution() for name, axis in self.study.space(label).items()}
-        rules = Rules(constraints=tuple(constraints_of(self.study, label)))
-        return make_sampler(self.study.search.sampler, self.study.search.seed, space, rules=rules, lag=concurrent)
+        settings = self.study.search
+        return make_sampler(settings.sampler, settings.seed, space, rules=rules_of(self.study, label), lag=concurrent)
 
     def _pruned(self, row: Row) -> bool:
         values = [e.get("objective", math.nan) for e in row.evaluations]
@@ -126,10 +126,10 @@ class LedgerConductor:
             listener(event, row)
 
 
-def constraints_of(study: Study, label: str) -> list[Expression]:
+def rules_of(study: Study, label: str) -> Rules:
     """The study's constraints that concern a method: those whose every name it searches."""
-    axes = study.axes(label)
-    words = {str(v) for space in study.space(label).values() for v in space.values if isinstance(v, str)}
+    searched = study.space(label)
+    words = {str(v) for space in searched.values() for v in space.values if isinstance(v, str)}
     known = {name for other in study.methods for name in study.axes(other)}
     rules = [Expression.parse(text, known, words) for text in study.search.constraints]
-    return [rule for rule in rules if rule.names <= axes.keys() and rule.names <= study.space(label).keys()]
+    return Rules(constraints=tuple(rule for rule in rules if rule.names <= searched.keys()))

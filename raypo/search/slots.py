@@ -79,8 +79,7 @@ def serve(config: dict[str, Any]) -> None:
     pool = ray.get_actor(plan.pool, namespace=plan.namespace)
     attempt = _agree_on_attempt()
     ray.get(pool.enter.remote(plan.slot, attempt, rank, socket.gethostname(), os.getpid()))
-    module, _, name = plan.bench.partition(":")
-    bench: Bench = getattr(importlib.import_module(module), name)(**plan.bench_settings)
+    bench = _Lazy(plan)
     index = 0
     try:
         while (job := ray.get(pool.next_job.remote(plan.slot, attempt, index))) is not None:
@@ -88,6 +87,24 @@ def serve(config: dict[str, Any]) -> None:
             index += 1
     finally:
         bench.close()
+
+
+class _Lazy:
+    """The bench, made with the first job, so that what goes wrong there is that job's failure and is told."""
+
+    def __init__(self, plan: SlotPlan) -> None:
+        self._plan = plan
+        self._bench: Bench | None = None
+
+    def run(self, job: Job, pulse: PulseSender) -> Outcome:
+        if self._bench is None:
+            module, _, name = self._plan.bench.partition(":")
+            self._bench = getattr(importlib.import_module(module), name)(**self._plan.bench_settings)
+        return self._bench.run(job, pulse)
+
+    def close(self) -> None:
+        if self._bench is not None:
+            self._bench.close()
 
 
 def _serve_one(bench: Bench, job: Job, pool: Any, slot: str, attempt: str, rank: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any, Protocol
 
 import ray
@@ -46,7 +47,8 @@ class TrialProxy(tune.Trainable):
         job = self._job.until_fraction(self._at[self._rung])
         outcome: Outcome = ray.get(self._pool.submit.remote(job))
         rung, self._rung = self._rung, self._rung + 1
-        return {"outcome": dataclasses.asdict(outcome), "rung": rung, "done": outcome.over}
+        # As text, for Tune flattens mappings.
+        return {"outcome": json.dumps(dataclasses.asdict(outcome)), "rung": rung, "done": outcome.over}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:  # noqa: ARG002
         return {}
@@ -83,15 +85,22 @@ class LedgerScheduler(FIFOScheduler):
         self._conductor = conductor
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ARG002
-        outcome = Outcome(**result["outcome"])
-        keep = self._conductor.heard(trial.trial_id, result["rung"], outcome)
+        keep = self._conductor.heard(trial.trial_id, result["rung"], _outcome(result))
         return TrialScheduler.CONTINUE if keep else TrialScheduler.STOP
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:  # noqa: ARG002
+        """The last result of a trial that ends by itself arrives here alone."""
+        self._conductor.heard(trial.trial_id, result["rung"], _outcome(result))
+
+
+def _outcome(result: dict[str, Any]) -> Outcome:
+    return Outcome(**json.loads(result["outcome"]))
 
 
 def run(conductor: Conductor, concurrent: int, folder: str) -> None:
     """Let Tune run trials until the conductor has no more."""
     tuner = tune.Tuner(
-        tune.with_resources(TrialProxy, {"cpu": 0}),
+        tune.with_resources(TrialProxy, {"cpu": 0.001}),
         tune_config=tune.TuneConfig(
             search_alg=LedgerSearcher(conductor),
             scheduler=LedgerScheduler(conductor),
