@@ -63,7 +63,7 @@ def unpaired_metrics(
 
 
 def ranked_metrics(policy: Ranked, rewards: Tensor, reference: Ranked | None = None) -> dict[str, Metric]:
-    """Metrics of scored lists: chosen is the best completion of a prompt, rejected the worst; accuracies are over all pairs."""
+    """Metrics of lists: a prompt's best completion is chosen, its worst rejected; accuracies are over all pairs."""
     rows, real = by_group(policy.group)
     score = _scores_of(policy)[rows]
     best = rows.gather(1, score.masked_fill(~real, -torch.inf).argmax(1, keepdim=True)).squeeze(1)

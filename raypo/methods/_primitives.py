@@ -46,11 +46,18 @@ def log_ratios(policy: Pairs, reference: Pairs) -> tuple[Tensor, Tensor]:
     return log_ratio(policy.chosen, reference.chosen), log_ratio(policy.rejected, reference.rejected)
 
 
-def nll(scores: Scores, reduction: str = "tokens") -> Loss:
-    """Negative log-likelihood: the mean over all "tokens" of the step, or over sequences the mean of -A(y) ("mean")
-    or of -S(y) ("sum")."""
-    if reduction == "tokens":
-        return Loss.of(-scores.mean(), scores.mask.sum(-1))
+def token_mean(values: Tensor, mask: Tensor) -> Loss:
+    """Mean of per-token `values` [N, T] over all masked tokens of the step, whichever completion they belong to."""
+    lengths = mask.sum(-1)
+    return Loss.of((values * mask).sum(-1) / lengths.clamp(min=1), lengths)
+
+
+def nll(scores: Scores, reduction: str = "token_mean") -> Loss:
+    """Negative log-likelihood: "token_mean" over the step, or the mean over sequences of -A(y) ("sequence_mean")
+    or of -S(y) ("sum").
+    """
+    if reduction == "token_mean":
+        return token_mean(-scores.logps, scores.mask)
     return Loss.of(-scores.sum() if reduction == "sum" else -scores.mean())
 
 

@@ -47,8 +47,8 @@ def epsilon_dpo(
     Paper: Lee et al. 2025, KL Penalty Control via Perturbation for Direct Preference Optimization, algorithm 1.
 
     z is the policy's log-ratio of chosen to rejected, z(e) that of softmax((1 + e) f - e f_ref) token by token, here in
-    closed form. `beta` is where beta starts; it then follows the batch. "mean_step" (beta <- beta / (1 + epsilon mean s),
-    the harmonic mean of beta_tilde) is the authors' code and gave the published results, "mean_beta" the paper's text.
+    closed form. `beta` is where beta starts; it then follows the batch. "mean_step" (beta / (1 + epsilon mean s), the
+    harmonic mean of beta_tilde) is the authors' code and gave the published results, "mean_beta" the paper's text.
     In exact arithmetic nearly every pair takes a step; the published share of steps needs the dead zone that bf16
     log-probs have, which `min_dz` of 0.25-1 emulates for answers of 50-250 nats.
     By hand: equal models give s = 0, h = 0 and log 2.

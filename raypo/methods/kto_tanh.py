@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from raypo.methods._annotations import NonNegative, PerNat
+from raypo.methods._scores import Loss, Unpaired
+from raypo.methods.kto import advantages, kto_metrics
+
+
+def kto_tanh(
+    policy: Unpaired,
+    reference: Unpaired,
+    mismatched: Tensor,
+    *,
+    beta: PerNat = 0.1,
+    lambda_desirable: NonNegative = 1.0,
+    lambda_undesirable: NonNegative = 1.0,
+) -> Loss:
+    """KTO with tanh for the logistic value function: the same objective at twice the beta, times two.
+
+        L = mean of lambda_desirable (1 - tanh(beta (u - z))) or lambda_undesirable (1 - tanh(beta (z - u)))
+
+    Paper: Yin et al. 2024, Relative Preference Optimization, section 4 (a baseline there; our reading of "tanh").
+
+    1 - tanh(a) = 2 sigma(-2a), so kto_tanh(beta) = 2 kto(2 beta): under Adam, which ignores scale, it *is* KTO at
+    2 beta but for gradient clipping. Computed as 2 sigma(-2a); 1 - tanh(10) is exactly 0 in fp32.
+    By hand: u = z = 0 gives 1.
+
+    >>> from torch import tensor
+    >>> policy = Unpaired.of(tensor([[-1.0]]), None, tensor([True]))
+    >>> kto_tanh(policy, policy, tensor([0.0])).mean().item()
+    1.0
+    """
+    advantage, z = advantages(policy, reference, mismatched)
+    weight = torch.where(policy.desirable, lambda_desirable, lambda_undesirable)
+    loss = Loss.of(weight * 2 * torch.sigmoid(-2 * beta * advantage))
+    return loss.with_metrics(**kto_metrics(policy, reference, mismatched, beta, z))

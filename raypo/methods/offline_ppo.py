@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from raypo.methods._annotations import Fraction, NonNegative, OnlyIf, ProperFraction
+from raypo.methods._metrics import unpaired_metrics
+from raypo.methods._primitives import token_mean
+from raypo.methods._scores import Batch, Loss, Metric, Unpaired, metric
+
+LARGEST_LOG_RATIO = 20.0
+KlMode = Literal["k3_ref", "exact", "head", "legacy"]
+
+
+def offline_ppo(
+    policy: Unpaired,
+    reference: Unpaired,
+    batch: Batch,
+    value: Annotated[Tensor | None, OnlyIf("advantage", "gae")] = None,
+    token_kl: Annotated[Tensor | None, OnlyIf("kl_mode", "exact")] = None,
+    *,
+    epsilon: ProperFraction = 0.5,
+    clip: Literal["symmetric", "reciprocal"] = "symmetric",
+    beta: NonNegative = 0.1,
+    kl_mode: KlMode = "k3_ref",
+    advantage: Literal["label", "gae"] = "label",
+    whiten: bool = False,
+    gamma: Fraction = 0.99,
+    lambda_: Fraction = 0.95,
+    critic_weight: NonNegative = 0.01,
+    returns: Literal["inclusive", "exclusive"] = "inclusive",
+) -> Loss:
+    """PPO on fixed labelled data: the label +1 or -1 is the reward of the last token, the reference the old policy.
+
+        L = token mean of max(-A rho, -A clip(rho)) + beta KL + critic_weight (V - G)^2 / 2,    rho = pi / pi_ref
+        clip to [1 - epsilon, 1 + epsilon], or "reciprocal" [epsilon, 1 / epsilon]
+        A = label;  "gae": A_t = sum_k (gamma lambda_)^k (r + gamma V' - V)_(t+k),    G_t = sum_k gamma^k r_(t+k)
+        KL: k3_ref rho - 1 - log rho;  exact, from full logits;  head log rho;  legacy -log rho
+
+    Paper: Ethayarajh et al. 2024, KTO: Model Alignment as Prospect Theoretic Optimization, section 4.1 (baseline).
+
+    "gae" with whiten, symmetric, head and inclusive is the present code of that paper's authors; reciprocal, legacy
+    and exclusive returns (G without its own r) their early code, which gave the baseline of the RPO paper. Neither
+    "head" nor "legacy" is the gradient of a KL on fixed data: one pushes every token down without bound, the other
+    up. "k3_ref" and "exact" are never negative and least at the reference. "label" is the critic-free text form.
+    Whitening takes mean and variance over the tokens of the micro-batch on all ranks.
+    By hand: policy == reference: rho = 1, KL = 0, so a desirable completion costs -1.
+
+    >>> policy = Unpaired.of(torch.tensor([[-1.0, -2.0]]), None, torch.tensor([True]))
+    >>> offline_ppo(policy, policy, Batch()).mean().item()
+    -1.0
+    """
+    order = torch.argsort(~policy.scores.mask, dim=-1, stable=True)
+    mask = policy.scores.mask.gather(-1, order)
+    log_rho = (policy.scores.logps - reference.scores.logps.detach()).gather(-1, order)
+    label = torch.where(policy.desirable, 1.0, -1.0).to(log_rho)[:, None]
+    reward = label * (torch.arange(mask.shape[1], device=mask.device) == policy.scores.lengths[:, None] - 1)
+
+    advantages, critic = label.expand_as(log_rho), Loss(())
+    if advantage == "gae":
+        assert value is not None  # Method.loss has seen to it
+        values = value.gather(-1, order) * mask
+        following = torch.nn.functional.pad(values.detach()[:, 1:], (0, 1))
+        advantages = discounted_sum(reward + gamma * following - values.detach(), gamma * lambda_)
+        target = discounted_sum(reward, gamma) - (reward if returns == "exclusive" else 0.0)
+        critic = critic_weight * token_mean((values - target) ** 2 / 2, mask)
+    if whiten:
+        advantages = whitened(advantages, mask, batch)
+
+    low, high = (1 - epsilon, 1 + epsilon) if clip == "symmetric" else (epsilon, 1 / epsilon)
+    rho = log_rho.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
+    surrogate = torch.maximum(-advantages * rho, -advantages * rho.clamp(low, high))
+    kl = _kl(log_rho, kl_mode) if token_kl is None else token_kl.gather(-1, order)
+    loss = token_mean(surrogate, mask) + beta * token_mean(kl, mask) + critic
+    return loss.with_metrics(**_metrics(policy, reference, mask, surrogate, rho, kl, (low, high)))
+
+
+def discounted_sum(x: Tensor, rate: float) -> Tensor:
+    """[N, T] sum over k of rate^k x_(t+k)."""
+    step = torch.arange(x.shape[1], device=x.device)
+    ahead = step[:, None] - step
+    return x @ torch.where(ahead >= 0, torch.as_tensor(rate, dtype=x.dtype, device=x.device) ** ahead.clamp(min=0), 0.0)
+
+
+def whitened(x: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+    """[N, T] `x` with mean 0 and variance 1 over the masked tokens of all ranks; all equal values become 0."""
+    sums = torch.stack([mask.sum(-1).to(x), (x * mask).sum(-1), (x**2 * mask).sum(-1)], dim=-1).double()
+    count, total, squares = batch.gather(sums).sum(0)
+    mean = total / count
+    return ((x - mean) / (squares / count - mean**2 + 1e-8).clamp(min=1e-8).sqrt()).to(x)
+
+
+def _kl(log_rho: Tensor, mode: str) -> Tensor:
+    if mode == "k3_ref":
+        # Only the top is clamped: below, exp vanishes by itself and the pull of -log rho upwards must stay.
+        capped = log_rho.clamp(max=LARGEST_LOG_RATIO)
+        return torch.expm1(capped) - capped
+    return log_rho if mode == "head" else -log_rho
+
+
+def _metrics(
+    policy: Unpaired,
+    reference: Unpaired,
+    mask: Tensor,
+    surrogate: Tensor,
+    rho: Tensor,
+    kl: Tensor,
+    limits: tuple[float, float],
+) -> dict[str, Metric]:
+    rewards = policy.scores.sum() - reference.scores.sum()
+    return unpaired_metrics(policy, rewards, reference) | {
+        "ppo/surrogate": metric(surrogate, mask),
+        "ppo/kl": metric(kl, mask),
+        "ppo/ratio": metric(rho, mask),
+        "ppo/clipped_low": metric(rho < limits[0], mask),
+        "ppo/clipped_high": metric(rho > limits[1], mask),
+    }
