@@ -21,6 +21,7 @@ from raypo.search.folders import read_json, search_folder, write_json
 from raypo.search.grid import grid_cells
 from raypo.search.jobs import Job
 from raypo.search.ledger import Ledger, Row
+from raypo.search.journal import mend
 from raypo.search.lease import lease
 from raypo.study import Study, build
 
@@ -132,6 +133,9 @@ def run(
         ClusterError: the cluster cannot hold the slots, or the preparation failed.
     """
     with lease(search.path, search.name), joined(study, address, log_to_driver):
+        mended = mend(search.path / "ledger.journal")
+        if mended:
+            watcher.stage(mended)
         check_resources(study)
         settings = {"study": study.written(), "search": search.name, "folder": str(search.path), "allow_code": study.allow_code}
         ledger = search.ledger

@@ -74,8 +74,6 @@ def override(content: dict[str, Any], text: str) -> None:
     parsed = yaml.load(value, f"--set {path}")
     if isinstance(node, list):
         node[_index(node, keys[-1], text)] = parsed
-    elif isinstance(parsed, dict) and len(parsed) != 1 and isinstance(node.get(keys[-1]), dict):
-        node[keys[-1]] = {**node[keys[-1]], **parsed}
     elif parsed is None and keys[0] == "methods" and len(keys) == 2 and value.strip() in ("null", "~"):
         node.pop(keys[-1], None)
     else:

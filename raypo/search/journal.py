@@ -1,0 +1,70 @@
+"""Mending a ledger's journal after a crash: a torn last line is cut off and kept aside, a forgotten lock is removed."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from raypo.errors import StorageError
+
+_LOCK_SUFFIX = ".lock"
+_LOCK_STALE_S = 5.0
+
+
+def mend(path: Path) -> str | None:
+    """Make a journal readable again; what was done, or None when nothing was wrong.
+
+    Only the driver that holds the search's lease may call this.
+
+    Raises:
+        StorageError: a line before the last is damaged, so that what follows cannot be trusted.
+    """
+    if not path.exists():
+        return None
+    done = _unlock(path)
+    content = path.read_bytes()
+    good = _readable(path, content)
+    if good == len(content):
+        return done
+    kept = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+    kept.write_bytes(content[good:])
+    with path.open("r+b") as file:
+        file.truncate(good)
+    cut = f"{path.name}: its last line was torn off in a crash; {len(content) - good} bytes were moved to {kept.name}"
+    return f"{done}; {cut}" if done else cut
+
+
+def _readable(path: Path, content: bytes) -> int:
+    """Bytes from the start that are whole lines of JSON."""
+    end = 0
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        if not _is_entry(line):
+            if any(_is_entry(later) for later in lines[number:-1]):
+                raise StorageError(
+                    f"{path}: line {number} is damaged and whole lines follow it; restore the file from a copy, or "
+                    f"remove the line to go on with what can be read"
+                )
+            return end
+        end += len(line) + 1
+    return end
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return False
+
+
+def _unlock(path: Path) -> str | None:
+    lock = path.with_name(path.name + _LOCK_SUFFIX)
+    try:
+        age = time.time() - lock.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    if age < _LOCK_STALE_S:
+        time.sleep(_LOCK_STALE_S - age)
+    lock.unlink(missing_ok=True)
+    return f"{path.name}: the lock of a process that died was removed"

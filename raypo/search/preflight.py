@@ -1,0 +1,66 @@
+"""Fail before the GPU: whatever can be known to be wrong is said before anything starts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from raypo.errors import StudyError
+from raypo.methods import check_corners
+from raypo.search.conductor import rules_of
+from raypo.spaces import Space, Value, corners
+from raypo.study import Entry, Study
+
+CORNERS = 256
+"""Corners tried per method; a space of more axes than that covers is tried at its first ones."""
+
+
+def check(study: Study, say: Callable[[str], None]) -> None:
+    """Evaluate every method with its gradient at the corners of its space, and look for files that are not there.
+
+    Raises:
+        StudyError: one line a problem.
+    """
+    problems = [*_missing_files(study)]
+    for label, entry in study.methods.items():
+        points = [_hyperparameters(entry, point) for point in _points(study, label)]
+        problems += [f"methods.{label}: {problem}" for problem in check_corners(entry.method, points)]
+    if problems:
+        raise StudyError("\n".join(problems))
+    say(f"checked: {', '.join(study.methods)} and their gradients are finite at every corner of their spaces")
+
+
+def _points(study: Study, label: str) -> Iterator[Mapping[str, Value]]:
+    entry = study.methods[label]
+    rules = rules_of(study, label)
+    searched = {name: v for name, v in study.axes(label).items() if name in entry.hyperparameters or isinstance(v, Space)}
+    allowed = (point for point in corners(searched) if rules.allows(point))
+    return itertools.islice(allowed, CORNERS)
+
+
+def _hyperparameters(entry: Entry, point: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in point.items() if name in entry.hyperparameters}
+
+
+def _missing_files(study: Study) -> Iterator[str]:
+    judge = study.objective.judge
+    named = {
+        "data.source": study.data.source,
+        "objective.prompts.source": study.objective.prompts.source,
+        "objective.judge.source": judge.source,
+        "objective.judge.path": judge.path,
+        "objective.judge.replay": None,
+        "model.path": study.model.path,
+        "model.build.text": study.model.build.text if study.model.build else None,
+        "objective.opponent": study.objective.opponent,
+    }
+    for where, value in named.items():
+        if value is not None and _looks_local(value) and not Path(value).expanduser().exists():
+            yield f"{where}: no such file or folder, got {value!r}; paths are relative to {Path.cwd()}"
+
+
+def _looks_local(value: str) -> bool:
+    """A path of this machine, rather than a hub id (`owner/name`), a word or an import path."""
+    return value.startswith((".", "/", "~")) or Path(value).suffix in (".gz", ".json", ".jsonl", ".parquet", ".csv", ".txt")

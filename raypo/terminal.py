@@ -1,0 +1,147 @@
+"""What a search shows while it runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from raypo.search.cluster import Cluster
+from raypo.search.conductor import LedgerConductor
+from raypo.search.jobs import Pulse
+from raypo.search.ledger import Row
+from raypo.study import Study
+
+REFRESH_S = 0.5
+LINE_EVERY_S = 10.0
+
+
+class Terminal:
+    """Follows a search on a console. `quiet` shows nothing (the command prints JSON)."""
+
+    def __init__(self, console: Console, quiet: bool = False) -> None:
+        self._console, self._quiet = console, quiet
+        self._began = time.monotonic()
+        self._rows: dict[str, Row] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._searched: dict[str, list[str]] = {}
+        self._total = 0
+        self._running_since = 0.0
+
+    def started(self, search: str, folder: Path, study: Study) -> None:
+        self._searched = {label: list(study.space(label)) for label in study.methods}
+        self.say(f"[bold]{search}[/] in {folder}")
+        wanted = study.resources
+        self.say(f"starting {wanted.slots} slot(s) of {wanted.workers} worker(s), ZeRO {wanted.zero_stage}")
+
+    def stage(self, text: str) -> None:
+        self.say(f"preparing: {text}")
+
+    def running(self, cluster: Cluster, conductor: LedgerConductor) -> None:
+        self._total = sum(conductor.targets.values())
+        self._running_since = time.monotonic()
+        for row in conductor.ledger.rows():
+            self._rows[row.name] = row
+        self.say(f"searching: {self._total} trials of {len(conductor.targets)} method(s)")
+        self._thread = threading.Thread(target=self._follow, args=(cluster,), name="terminal", daemon=True)
+        if not self._quiet:
+            self._thread.start()
+
+    def event(self, kind: str, row: Row) -> None:
+        self._rows[row.name] = row
+        if kind == "ended" and not self._console.is_terminal:
+            self.say(f"{row.name}: {row.state}{_figures(row)}  {_settings(row)}{f'  ({row.reason})' if row.reason else ''}")
+
+    def ended(self, search: str, folder: Path) -> None:  # noqa: ARG002
+        self.close()
+
+    def close(self) -> None:
+        """Stop following; safe to call twice."""
+        self._stop.set()
+        if self._thread is not None and self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def say(self, text: str) -> None:
+        """One line with the time since the command began."""
+        if not self._quiet:
+            self._console.print(f"[dim]{time.monotonic() - self._began:6.1f} s[/]  {text}", highlight=False)
+
+    # The live part --------------------------------------------------------------------------------------------------
+
+    def _follow(self, cluster: Cluster) -> None:
+        if self._console.is_terminal:
+            with Live(console=self._console, refresh_per_second=4, transient=False) as live:
+                while not self._stop.wait(REFRESH_S):
+                    live.update(self._table(_pulses(cluster)))
+                live.update(self._table({}))
+            return
+        while not self._stop.wait(LINE_EVERY_S):
+            running = ", ".join(f"{p.trial} {p.fraction:.0%} {p.stage}" for p in _pulses(cluster).values())
+            self.say(f"{self._progress()}{f'; now {running}' if running else ''}")
+
+    def _table(self, pulses: dict[str, Pulse]) -> Group:
+        table = Table(box=None, pad_edge=False)
+        for column in ("trial", "configuration", "done", "win rate", "KL", "state"):
+            table.add_column(column, justify="left" if column in ("trial", "configuration", "state") else "right")
+        rows = sorted(self._rows.values(), key=lambda r: (r.state != "running", -_win_rate(r)))
+        for row in rows[: max(5, self._console.height - 8)]:
+            pulse = pulses.get(row.name)
+            done = pulse.fraction if pulse else (row.evaluations[-1]["fraction"] if row.evaluations else 0.0)
+            last = row.evaluations[-1] if row.evaluations else {}
+            state = pulse.stage if pulse and row.state == "running" else row.state
+            table.add_row(
+                row.name, _settings(row), f"{done:.0%}", _interval(last), _number(last.get("kl")), Text(state, style=_style(row))
+            )
+        return Group(table, Text(self._progress(), style="dim"))
+
+    def _progress(self) -> str:
+        states = Counter(row.state for row in self._rows.values())
+        over = sum(row.over for row in self._rows.values())
+        shown = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        spent = time.monotonic() - self._running_since
+        left = f", about {_duration(spent / over * (self._total - over))} left" if 0 < over < self._total else ""
+        return f"{over}/{self._total} trials over ({shown}){left}"
+
+
+def _pulses(cluster: Cluster) -> dict[str, Pulse]:
+    return {slot["pulse"].trial: slot["pulse"] for slot in cluster.view().values() if slot["pulse"] is not None}
+
+
+def _settings(row: Row) -> str:
+    return " ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.params.items())
+
+
+def _figures(row: Row) -> str:
+    last = row.evaluations[-1] if row.evaluations else None
+    return f"  win rate {_interval(last)}  KL {_number(last.get('kl'))}" if last else ""
+
+
+def _interval(entry: dict[str, Any]) -> str:
+    if not entry or entry.get("win_rate") is None:
+        return "–"
+    half = (entry["ci_high"] - entry["ci_low"]) / 2
+    return f"{100 * entry['win_rate']:.1f} ± {100 * half:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _win_rate(row: Row) -> float:
+    return float(row.evaluations[-1].get("win_rate") or 0.0) if row.evaluations else -1.0
+
+
+def _style(row: Row) -> str:
+    return {"running": "bold", "finished": "green", "failed": "red", "diverged": "magenta", "pruned": "dim"}.get(row.state, "")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,67 @@
+"""A journal torn by a crash is mended; one damaged in the middle is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from raypo.errors import StorageError
+from raypo.search.jobs import Outcome
+from raypo.search.journal import mend
+from raypo.search.ledger import Ledger
+from raypo.search.samplers import make_sampler
+from raypo.spaces import Space
+
+SPACE = {"beta": Space("log_uniform", (0.01, 1.0)).distribution()}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    path = tmp_path / "ledger.journal"
+    ledger = Ledger(path, "s")
+    for _ in range(3):
+        row = ledger.ask("dpo", make_sampler("random", 0, SPACE), seed=1)
+        ledger.record(row, 0, Outcome(row.name, "running", 0.5, evaluation={"objective": 0.5, "win_rate": 0.5}))
+    return path
+
+
+def test_a_whole_journal_is_left_alone(journal: Path) -> None:
+    before = journal.read_bytes()
+    assert mend(journal) is None
+    assert journal.read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40])
+def test_a_torn_tail_is_cut_off_and_kept(journal: Path, cut: int) -> None:
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    told = mend(journal)
+    assert told is not None
+    assert "torn off" in told
+    assert list(journal.parent.glob("*.damaged-*"))
+    rows = Ledger(journal, "s").rows()
+    assert len(rows) == 3
+    row = Ledger(journal, "s").ask("dpo", make_sampler("random", 0, SPACE), seed=1)
+    assert Ledger(journal, "s").row(row.name).name == "dpo-0003"
+
+
+def test_garbage_at_the_end_is_cut_off(journal: Path) -> None:
+    journal.write_bytes(journal.read_bytes() + b"\x00\x00\x00garbage\n")
+    assert "torn off" in str(mend(journal))
+    assert len(Ledger(journal, "s").rows()) == 3
+
+
+def test_damage_in_the_middle_is_refused_with_its_line(journal: Path) -> None:
+    lines = journal.read_bytes().split(b"\n")
+    lines[2] = b"garbage"
+    journal.write_bytes(b"\n".join(lines))
+    with pytest.raises(StorageError, match="line 3 is damaged"):
+        mend(journal)
+
+
+def test_a_forgotten_lock_is_removed(journal: Path) -> None:
+    lock = journal.with_name(journal.name + ".lock")
+    lock.touch()
+    import os
+
+    os.utime(lock, (0, 0))
+    assert "lock" in str(mend(journal))
+    assert not lock.exists()

@@ -1,0 +1,79 @@
+"""The ledger remembers every trial once, whatever happens to those who write to it."""
+
+from pathlib import Path
+
+import pytest
+
+from raypo.errors import StorageError
+from raypo.search.jobs import Outcome
+from raypo.search.ledger import Ledger
+from raypo.search.samplers import make_sampler
+from raypo.spaces import Space
+
+SPACE = {"beta": Space("log_uniform", (0.01, 1.0)).distribution()}
+
+
+def evaluated(name: str, fraction: float, value: float) -> Outcome:
+    return Outcome(name, "running", fraction, 10, {"objective": value, "win_rate": value, "kl": 1.0}, cost_s=2.0)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger.journal", "s")
+
+
+def draw(ledger: Ledger, label: str = "dpo"):
+    return ledger.ask(label, make_sampler("random", 0, SPACE), seed=7)
+
+
+def test_a_trial_is_drawn_recorded_and_finished(ledger: Ledger) -> None:
+    row = draw(ledger)
+    assert (row.name, row.state, row.seed) == ("dpo-0000", "running", 7)
+    row = ledger.record(row, 0, evaluated(row.name, 0.5, 0.6))
+    row = ledger.record(row, 1, evaluated(row.name, 1.0, 0.7))
+    row = ledger.end(row, "finished")
+    assert row.state == "finished"
+    assert [e["win_rate"] for e in row.evaluations] == [0.6, 0.7]
+    assert row.cost_s == 4.0
+    assert ledger.study("dpo").best_value == 0.7
+
+
+def test_an_evaluation_is_written_once(ledger: Ledger) -> None:
+    row = ledger.record(draw(ledger), 0, evaluated("dpo-0000", 0.5, 0.6))
+    again = ledger.record(row, 0, evaluated(row.name, 0.5, 0.9))
+    assert [e["win_rate"] for e in again.evaluations] == [0.6]
+
+
+def test_an_ended_trial_stays_ended(ledger: Ledger) -> None:
+    row = ledger.record(draw(ledger), 0, evaluated("dpo-0000", 1.0, 0.6))
+    ledger.end(row, "finished")
+    assert ledger.end(row, "failed", "later").state == "finished"
+
+
+@pytest.mark.parametrize("state", ["failed", "diverged", "stopped"])
+def test_a_trial_without_result_tells_the_sampler_no_value(ledger: Ledger, state: str) -> None:
+    row = ledger.record(draw(ledger), 0, evaluated("dpo-0000", 0.5, 0.99))
+    row = ledger.end(row, state, "KL 300 over the limit of 100", cost_s=3.0)
+    assert (row.state, row.reason, row.cost_s) == (state, "KL 300 over the limit of 100", 5.0)
+    assert ledger.frozen(row).value is None
+
+
+def test_another_process_reads_the_same(ledger: Ledger, tmp_path: Path) -> None:
+    row = ledger.record(draw(ledger), 0, evaluated("dpo-0000", 0.5, 0.6))
+    draw(ledger, "ipo")
+    other = Ledger(tmp_path / "ledger.journal", "s")
+    assert other.labels() == ["dpo", "ipo"]
+    assert other.row("dpo-0000") == row
+    with pytest.raises(StorageError, match="no trial 'dpo-0009'"):
+        other.row("dpo-0009")
+
+
+def test_searches_in_one_storage_stay_apart(tmp_path: Path) -> None:
+    draw(Ledger(tmp_path / "ledger.journal", "one"))
+    assert Ledger(tmp_path / "ledger.journal", "two").labels() == []
+
+
+def test_enqueued_values_come_first(ledger: Ledger) -> None:
+    ledger.study("dpo")
+    ledger.enqueue("dpo", {"beta": 0.25})
+    assert draw(ledger).params == {"beta": 0.25}

@@ -1,0 +1,141 @@
+"""A study file is read as written, and everything wrong with it is said at once."""
+
+from pathlib import Path
+
+import pytest
+
+from raypo import yaml
+from raypo.errors import StudyError
+from raypo.spaces import Space
+from raypo.study import Study, build, load
+
+GOOD = """
+name: small
+model: {path: quickstart}
+data: {source: quickstart}
+training: {lr: {log_uniform: [1e-7, 1e-3]}, steps: 60, batch_size: 32}
+methods:
+  dpo: {beta: {log_uniform: [0.01, 1]}}
+  ipo: {tau: {uniform: [0.1, 1]}, aggregate: sum, lr: 5e-6}
+  ipo_mean: {method: ipo, tau: {choice: [0.1, 1]}, aggregate: mean}
+objective: {judge: {kind: rule, function: quickstart}, at: [1/3, 2/3, 1]}
+"""
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(StudyError) as caught:
+        load(path, overrides)
+    return str(caught.value).splitlines()
+
+
+def test_numbers_without_a_dot_are_numbers(study_file: Path) -> None:
+    assert load(study_file).training.lr == Space("log_uniform", (1e-7, 1e-3))
+
+
+def test_fractions_are_read(study_file: Path) -> None:
+    assert load(study_file).objective.at == pytest.approx((1 / 3, 2 / 3, 1.0))
+
+
+def test_a_method_overrides_the_common_training(study_file: Path) -> None:
+    study = load(study_file)
+    assert set(study.space("dpo")) == {"beta", "lr"}
+    assert set(study.space("ipo")) == {"tau"}
+    assert study.fixed("ipo")["lr"] == 5e-6
+
+
+def test_a_label_may_name_another_method(study_file: Path) -> None:
+    study = load(study_file)
+    assert study.methods["ipo_mean"].method.name == "ipo"
+    assert study.fixed("ipo_mean")["aggregate"] == "mean"
+
+
+def test_what_is_written_reads_back_the_same(study_file: Path) -> None:
+    study = load(study_file)
+    again = build(yaml.load(yaml.dump(study.written()), "again"), "again")
+    assert isinstance(again, Study)
+    assert again.written() == study.written()
+
+
+def test_overrides(study_file: Path) -> None:
+    study = load(study_file, ["search.trials=4", "methods.dpo.beta=0.2", "methods.ipo=null", "training.lr=1e-6"])
+    assert study.search.trials == 4
+    assert list(study.methods) == ["dpo", "ipo_mean"]
+    assert study.fixed("dpo")["beta"] == 0.2
+    assert study.fixed("dpo")["lr"] == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("search.trails=4", "search.trails: no such key"),
+        ("search.trails=4", "did you mean 'trials'"),
+        ("methods.dpo.betta=0.1", "methods.dpo.betta: dpo has no such hyperparameter"),
+        ("methods.dpo.betta=0.1", "did you mean 'beta'"),
+        ("methods.dpo.beta=-1", "methods.dpo.beta: not allowed, got -1"),
+        ("methods.dpoo={}", "unknown method 'dpoo'"),
+        ("methods.dpo.lr={log_uniform: [1e-3, 1e-5]}", "the range is empty"),
+        ("methods.dpo.lr={log_unform: [1e-5, 1e-3]}", "unknown form 'log_unform'"),
+        ("methods.ipo.aggregate=summ", "methods.ipo.aggregate: not allowed, got 'summ'; needs 'sum' or 'mean'"),
+        ("data.max_length=ten", "data.max_length"),
+        ("model.dtype=fp23", "model.dtype: got 'fp23'"),
+        ("objective.at=[0.5, 0.2]", "objective.at: needs increasing fractions that end with 1"),
+        ("search.trials=0", "search.trials: should be greater than 0, got 0"),
+        ("name=../escape", "name: got '../escape'"),
+        ("objective.judge={kind: llm}", "a judge of kind 'llm' needs model"),
+        ("data.source=os:system", "give --allow-code"),
+        ("search.sampler=grid", "methods.dpo.beta: sampler grid needs choice or int, got log_uniform"),
+        ("resources.workers=64", "fewer than the 64 workers"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_path(study_file: Path, override: str, said: str) -> None:
+    lines = problems(study_file, override)
+    assert any(said in line for line in lines), lines
+
+
+def test_all_problems_come_at_once_one_line_each(study_file: Path) -> None:
+    lines = problems(study_file, "search.trials=0", "methods.dpo.betta=1", "data.max_length=ten", "modle=1")
+    assert len(lines) == 4
+    assert all(line.startswith(f"{study_file}: ") for line in lines)
+
+
+def test_a_required_hyperparameter_has_no_silent_default(study_file: Path) -> None:
+    assert "methods.ipo_x.aggregate: missing" in problems(study_file, "methods.ipo_x={method: ipo, tau: 0.1}")[0]
+
+
+def test_bf16_without_zero_is_refused(study_file: Path) -> None:
+    assert "bf16 needs stage 1" in problems(study_file, "model.dtype=bf16", "resources.zero_stage=0")[0]
+
+
+def test_a_missing_file_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no such file; give the path of a study file"):
+        load(tmp_path / "none.yaml")
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("name: a\nname: b\n")
+    with pytest.raises(StudyError, match="line 2, column 1: not valid YAML: the key 'name' stands twice"):
+        load(path)
+
+
+def test_published_spaces_can_be_used_and_overridden(study_file: Path) -> None:
+    methods = study_file.parent / "methods"
+    methods.mkdir()
+    (methods / "dpo.yaml").write_text("method: dpo\nspace: {beta: {choice: [0.01, 0.1]}, lr: 5e-7}\npriors: [{beta: 0.1}]\n")
+    study = load(study_file, ["methods.dpo={use: methods/dpo, lr: 1e-6}"])
+    assert study.space("dpo")["beta"] == Space("choice", (0.01, 0.1))
+    assert study.fixed("dpo")["lr"] == 1e-6
+    assert study.methods["dpo"].priors == ({"beta": 0.1},)
+
+
+def test_a_transform_can_be_searched_over(study_file: Path) -> None:
+    study = load(study_file, ["data.transforms=[{fraction: {choice: [0.25, 1.0]}}, {flip_labels: 0.1}]"])
+    assert study.space("dpo")["data.fraction"] == Space("choice", (0.25, 1.0))
+    assert study.data_transforms({"data.fraction": 0.25}) == [{"fraction": 0.25}, {"flip_labels": 0.1}]
