@@ -177,3 +177,13 @@ def common_prefix(*sequences: Sequence[Any]) -> int:
         if any(other[i] != first[i] for other in others):
             return i
     return shortest
+
+
+def word_boundary(text: str, end: int) -> int:
+    """Largest cut at most `end` that splits no word; space belongs to what follows."""
+    if end < len(text) and not text[end].isspace():
+        while end > 0 and not text[end - 1].isspace():
+            end -= 1
+    while end > 0 and text[end - 1] == " ":
+        end -= 1
+    return end

@@ -14,6 +14,15 @@ from raypo.data.records import ASSISTANT, HUMAN, Message, Record, Text, as_answe
 from raypo.errors import DataError
 
 OWN_TEMPLATE = "default"
+TEMPLATES = {
+    "transcript": (
+        "{% for m in messages %}"
+        "{% if m.role == 'system' %}{{ m.content | trim }}"
+        "{% else %}{{ '\n\nHuman: ' if m.role == 'user' else '\n\nAssistant: ' }}{{ m.content | trim }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
+    )
+}
+"""Templates by name, for models that bring none."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +52,11 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Renderer:
-    """Renders records for one tokenizer; `chat_template` is a Jinja template, "default" (the tokenizer's own) or None.
+    """Renders records for one tokenizer.
 
-    With None only conversations go through the tokenizer's own template and strings stay plain text; with a template
-    strings become conversations too.
+    `chat_template` is a Jinja template, "transcript" (Human and Assistant turns), "default" (the tokenizer's own) or
+    None. With None only conversations go through the tokenizer's own template and strings stay plain text; with a
+    template strings become conversations too.
     """
 
     tokenizer: Any
@@ -113,11 +123,12 @@ class Renderer:
         return tuple({*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()})
 
     def _render(self, conversation: tuple[Message, ...], answering: bool = False, cut: bool = False) -> str:
-        template = None if self.chat_template in (None, OWN_TEMPLATE) else self.chat_template
-        if template is None and not self.tokenizer.chat_template:
+        named = self.chat_template or OWN_TEMPLATE
+        template = self.tokenizer.chat_template if named == OWN_TEMPLATE else TEMPLATES.get(named, named)
+        if not template:
             raise DataError(
                 "data.chat_template: the data holds conversations and the tokenizer has no chat template; "
-                "give a Jinja template or choose an instruct model"
+                f"give a Jinja template or one of {', '.join(TEMPLATES)}, or choose an instruct model"
             )
         return str(
             self.tokenizer.apply_chat_template(

@@ -1,0 +1,163 @@
+"""Where preference data comes from: files, saved data sets, the Hugging Face hub, or a function of the user's."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, get_args
+
+from raypo.data.files import SUFFIXES, read_file
+from raypo.data.formats import COLUMNS, FORMATS, Format, recognise
+from raypo.data.records import Record
+from raypo.data.rows import Dropped, Row
+from raypo.errors import DataError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Records of a source, the name of the format they were read in, and counts of rows read and dropped."""
+
+    records: list[Record]
+    format: str
+    report: dict[str, int]
+
+
+def load(
+    source: str,
+    *,
+    split: str = "train",
+    format: str | Mapping[str, Mapping[str, Any]] = "auto",
+    columns: Mapping[str, str] | None = None,
+    allow_code: bool = False,
+) -> Loaded:
+    """Read a source whole.
+
+    `source`: a file (.jsonl, .json, .csv, .tsv, also .gz; .parquet), a folder (saved by `datasets` or holding data
+    files), a hub id ("org/name" or "org/name/subset"; HF_HUB_OFFLINE is respected), or with `allow_code` a Python
+    function "module:function" that returns rows or records. `format`: a name of FORMATS, {name: {option: value}} or
+    "auto". `columns`: our column name -> the data's.
+    """
+    columns = dict(columns or {})
+    unknown = sorted(set(columns) - set(COLUMNS))
+    if unknown:
+        raise DataError(f"data.columns: no such columns {unknown}; allowed: {', '.join(COLUMNS)}")
+    found = _numbered(source, split, allow_code)
+    first = next(found, None)
+    if first is None:
+        raise DataError(f"{source}: no rows; a data set needs at least one")
+    if isinstance(first[1], get_args(Record)):
+        return _finished(source, "records", [record for _, record in chain([first], found)])
+    rows = (Row(values, where, columns) for where, values in chain([first], found))
+    reader, options = _format(format, Row(first[1], first[0], columns))
+    return _finished(source, reader.__name__, reader(rows, **options))
+
+
+def _finished(source: str, name: str, made: Iterable[Record | Dropped]) -> Loaded:
+    report: Counter[str] = Counter()
+    records: list[Record] = []
+    for record in made:
+        report["rows"] += 1
+        if isinstance(record, Dropped):
+            report[f"dropped/{record.reason}"] += 1
+        else:
+            records.append(record)
+    if not records:
+        raise DataError(f"{source}: no row is left of {report['rows']}; {dict(report)}")
+    return Loaded(records, name, dict(report))
+
+
+def _format(format: str | Mapping[str, Mapping[str, Any]], first: Row) -> tuple[Format, dict[str, Any]]:
+    if format == "auto":
+        return recognise(first), {}
+    name, options = (format, {}) if isinstance(format, str) else next(iter(format.items()))
+    if name not in FORMATS:
+        near = difflib.get_close_matches(name, FORMATS, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"data.format: no such format {name!r}.{hint} Allowed: auto, {', '.join(FORMATS)}")
+    allowed = [p.name for p in inspect.signature(FORMATS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    unknown = sorted(set(options) - set(allowed))
+    if unknown:
+        raise DataError(f"data.format.{name}: no such option {unknown[0]!r}; allowed: {', '.join(allowed) or 'none'}")
+    return FORMATS[name], dict(options)
+
+
+def _numbered(source: str, split: str, allow_code: bool) -> Iterator[tuple[str, Any]]:
+    """(place, row or record) of every row of a source."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return ((f"{path} row {number}", values) for number, values in read_file(path))
+    if path.is_dir():
+        return _placed(f"{path} ({split})", _folder(path, split))
+    if re.fullmatch(r"[\w.]+:\w+", source):
+        return _placed(source, _called(source, allow_code))
+    if (
+        source.startswith((".", "/", "~"))
+        or path.suffix in {".gz", *SUFFIXES}
+        or not re.fullmatch(r"[\w.-]+(/[\w.-]+){0,2}", source)
+    ):
+        raise DataError(f"{source}: no such file or folder.{_nearest(path)}")
+    return _placed(f"{source} ({split})", _hub(source, split))
+
+
+def _placed(source: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    return ((f"{source} row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _nearest(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f" There is no folder {parent} either."
+    near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()], 1)
+    return f" Did you mean {near[0]!r}?" if near else f" {parent} holds nothing with a name like it."
+
+
+def _called(source: str, allow_code: bool) -> Iterable[Any]:
+    if not allow_code:
+        raise DataError(f"{source}: is Python code; it runs only if the study says data.allow_code: true")
+    module, name = source.split(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"{source}: cannot be imported, {error}") from error
+    return function()
+
+
+def _folder(path: Path, split: str) -> Iterable[Any]:
+    import datasets
+
+    if not any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
+        return _loaded(str(path), split)
+    saved = datasets.load_from_disk(str(path))
+    if not isinstance(saved, datasets.DatasetDict):
+        return saved
+    if split not in saved:
+        raise DataError(f"{path}: no split {split!r}; found {', '.join(saved)}")
+    return saved[split]
+
+
+def _hub(source: str, split: str) -> Iterable[Any]:
+    org_name, subset = (
+        ("/".join(source.split("/")[:2]), source.split("/")[2]) if source.count("/") == 2 else (source, None)
+    )
+    return _loaded(org_name, split, subset)
+
+
+def _loaded(path: str, split: str, subset: str | None = None) -> Iterable[Any]:
+    import datasets
+
+    try:
+        if subset is None or subset in datasets.get_dataset_config_names(path):
+            return datasets.load_dataset(path, subset, split=split)
+        return datasets.load_dataset(path, data_dir=subset, split=split)
+    except (ValueError, FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"{path}: cannot be loaded (split {split!r}, subset {subset!r}), {error}; "
+            "give a local path, a hub id, or module:function"
+        ) from error
