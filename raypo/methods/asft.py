@@ -21,7 +21,7 @@ def asft(
         L = nll_weight NLL(chosen) - lambda_ mean of [log sigma(beta o(chosen)) + log sigma(-beta o(rejected))]
         o(y) = log(p / (1 - p)),    p = exp(A(y)),    A(y) = log pi(y) / |y|
 
-    Paper: Wang et al. 2024, ASFT: Aligned Supervised Fine-Tuning through Absolute Likelihood.
+    Paper: Wang et al. 2024, ASFT: Aligned Supervised Fine-Tuning through Absolute Likelihood (arXiv 2409.10571).
 
     One stage: nll_weight = 1, beta = 1, lambda_ tuned; then L = -(1 + lambda_) A(chosen) - lambda_ log(1 - p(rejected))
     with "sequence_mean". Tempered, after a separate SFT: nll_weight = 0, lambda_ = 1, beta tuned ("Differences Between

@@ -55,7 +55,7 @@ def beta_dpo(
         L = mean over kept pairs of -log sigma(beta_b h),    beta_b = beta (1 + a (mean of kept h - m)) >= 0.001
         kept: n (1 - drop) pairs drawn with weight exp(-(h - m)^2 / (2 s^2));    m, s: running mean and std of h
 
-    Paper: Wu et al. 2024, beta-DPO: Direct Preference Optimization with Dynamic beta.
+    Paper: Wu et al. 2024, beta-DPO: Direct Preference Optimization with Dynamic beta (arXiv 2407.08639).
 
     The batch is the micro-batch over all ranks; the draw is the same on all of them, and the mean is over all kept
     pairs. h is the unscaled margin, as in the authors' code, which gave the published results (their text can be read

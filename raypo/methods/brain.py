@@ -19,7 +19,8 @@ def brain(
 
         L = mean over prompts of -sum_i A_i log B_i,    A = softmax(r / gamma),    B = softmax(beta u)
 
-    Paper: Pandey et al. 2024, BRAIn: Bayesian Reward-conditioned Amortized Inference for Natural language generation.
+    Paper: Pandey et al. 2024, BRAIn: Bayesian Reward-conditioned Amortized Inference for natural language generation
+    from feedback (arXiv 2402.02479).
 
     This is the offline case, in which the answers come from the reference itself; the paper, with beta = 1, corrects
     by the proposal's log-probs where they do not. `beta` is our addition, so that it compares with DPO's.

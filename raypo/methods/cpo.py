@@ -19,7 +19,7 @@ def cpo(
 
         L = mean of -log sigma(beta (S(chosen) - S(rejected))) + lambda_ NLL(chosen),    S(y) = log pi(y)
 
-    Paper: Xu et al. 2024, Contrastive Preference Optimization, eq. 5.
+    Paper: Xu et al. 2024, Contrastive Preference Optimization (arXiv 2401.08417), section 3.
 
     The paper writes the NLL of a sequence ("sum"); all code, the authors' and TRL's, takes the mean over the chosen
     tokens of the batch, which gave the published results. The head of the authors' repository is ARPO, another loss.

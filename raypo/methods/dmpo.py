@@ -23,7 +23,7 @@ def dmpo(
         L = mean of -log sigma(beta h),    h = u(chosen) - u(rejected),    u(y) = sum_t w_t (log pi - log pi_ref)(y_t)
         w = gamma^k (1 - gamma^(K - k)) / (1 - gamma^K) in turn k of K,    (K - k) / K at gamma = 1
 
-    Paper: Shi et al. 2024, Direct Multi-Turn Preference Optimization for Language Agents, eq. 13.
+    Paper: Shi et al. 2024, Direct Multi-Turn Preference Optimization for Language Agents (arXiv 2406.14868).
 
     Turns are counted from 0 for each trajectory by itself; only the agent's tokens are scored. A re-implementation in
     the SDPO repository leaves out gamma^k and is another loss. One turn on both sides is DPO.

@@ -11,7 +11,7 @@ def dpo(policy: Pairs, reference: Pairs, *, beta: PerNat = 0.1) -> Loss:
 
         L = mean of -log sigma(beta h),    h = u(chosen) - u(rejected),    u(y) = log pi(y) - log pi_ref(y)
 
-    Paper: Rafailov et al. 2023, Direct Preference Optimization, eq. 7.
+    Paper: Rafailov et al. 2023, Direct Preference Optimization (arXiv 2305.18290), eq. 7.
 
     Sums over tokens, never means. The slope is dL/dh = -beta sigma(-beta h).
     By hand: h = (-1 + 2) - (-4 + 2) = 3 and beta = 1 give log(1 + exp(-3)).

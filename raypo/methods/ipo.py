@@ -13,7 +13,8 @@ def ipo(policy: Pairs, reference: Pairs, *, tau: PerNat = 0.1, aggregate: Litera
 
         L = mean of (h - 1 / (2 tau))^2,    h = u(chosen) - u(rejected)    (mean: each u divided by its length)
 
-    Paper: Azar et al. 2023, A General Theoretical Paradigm to Understand Learning from Human Preferences, eq. 17.
+    Paper: Azar et al. 2023, A General Theoretical Paradigm to Understand Learning from Human Preferences
+    (arXiv 2310.12036), eq. 17.
 
     `aggregate` has no default because the target is 1/(2 tau) nats per sequence for "sum", per token for "mean", so
     their ranges of tau do not carry over. "sum" is the paper's formula; it gave the results of the RPO paper and of

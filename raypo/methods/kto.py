@@ -24,7 +24,7 @@ def kto(
         L = mean of lambda_desirable sigma(-beta (u - z)) or lambda_undesirable sigma(-beta (z - u)),
         u = log pi(y) - log pi_ref(y),    z = max(0, mean of u over other prompts' answers), no gradient
 
-    Paper: Ethayarajh et al. 2024, KTO: Model Alignment as Prospect Theoretic Optimization, eq. 8.
+    Paper: Ethayarajh et al. 2024, KTO: Model Alignment as Prospect Theoretic Optimization (arXiv 2402.01306), eq. 8.
 
     The mean is over all examples, not per class; z is in nats, from the micro-batch over all ranks, clamped once. That
     is the authors' present code and TRL. Their early code, and the RPO paper's, lost the all-reduce of z and so ran

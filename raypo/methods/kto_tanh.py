@@ -21,7 +21,7 @@ def kto_tanh(
 
         L = mean of lambda_desirable (1 - tanh(beta (u - z))) or lambda_undesirable (1 - tanh(beta (z - u)))
 
-    Paper: Yin et al. 2024, Relative Preference Optimization, section 4 (a baseline there; our reading of "tanh").
+    Paper: Yin et al. 2024, Relative Preference Optimization (arXiv 2402.10958; a baseline there, given in words).
 
     1 - tanh(a) = 2 sigma(-2a), so kto_tanh(beta) = 2 kto(2 beta): under Adam, which ignores scale, it *is* KTO at
     2 beta but for gradient clipping. Computed as 2 sigma(-2a); 1 - tanh(10) is exactly 0 in fp32.

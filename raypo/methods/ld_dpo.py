@@ -15,7 +15,7 @@ def ld_dpo(policy: Pairs, reference: Pairs, *, beta: PerNat = 0.1, alpha: Fracti
         L = mean of -log sigma(beta h),    h = u(chosen) - u(rejected),    u(y) = sum_t w_t (log pi - log pi_ref)(y_t)
         w_t = 1 up to token min(|chosen|, |rejected|) of the completion, then alpha
 
-    Paper: Liu et al. 2024, Length Desensitization in Direct Preference Optimization.
+    Paper: Liu et al. 2024, Length Desensitization in Direct Preference Optimization (arXiv 2409.06411).
 
     Policy and reference get the same weights, and positions count completion tokens only. There is no official code;
     TRL's `ld_alpha` is the same. alpha = 1 is DPO.

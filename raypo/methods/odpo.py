@@ -24,7 +24,7 @@ def odpo(
 
         L = mean of -log sigma(beta h - alpha f(score(chosen) - score(rejected))),    f = log, log(1 + .) or identity
 
-    Paper: Amini et al. 2024, Direct Preference Optimization with an Offset, eq. 8.
+    Paper: Amini et al. 2024, Direct Preference Optimization with an Offset (arXiv 2402.10571).
 
     The authors' code always takes the logarithm, which gave the published results: the gap must be positive, and a gap
     below 1 asks for a *negative* margin. The other two scales are the paper's ablation and a middle way.

@@ -39,7 +39,8 @@ def offline_ppo(
         A = label;  "gae": A_t = sum_k (gamma lambda_)^k (r + gamma V' - V)_(t+k),    G_t = sum_k gamma^k r_(t+k)
         KL: k3_ref rho - 1 - log rho;  exact, from full logits;  head log rho;  legacy -log rho
 
-    Paper: Ethayarajh et al. 2024, KTO: Model Alignment as Prospect Theoretic Optimization, section 4.1 (baseline).
+    Paper: Ethayarajh et al. 2024, KTO: Model Alignment as Prospect Theoretic Optimization (arXiv 2402.01306; its
+    offline PPO baseline), after Schulman et al. 2017, Proximal Policy Optimization (arXiv 1707.06347), eq. 7.
 
     "gae" with whiten, symmetric, head and inclusive is the present code of that paper's authors; reciprocal, legacy
     and exclusive returns (G without its own r) their early code, which gave the baseline of the RPO paper. Neither

@@ -21,7 +21,8 @@ def orpo(
         L = nll_weight NLL(chosen) - lambda_ mean of log sigma(beta (o(chosen) - o(rejected)))
         o(y) = log(p / (1 - p)),    p = exp(A(y)),    A(y) = log pi(y) / |y|
 
-    Paper: Hong et al. 2024, ORPO: Monolithic Preference Optimization without Reference Model, eqs. 6-7.
+    Paper: Hong et al. 2024, ORPO: Monolithic Preference Optimization without Reference Model (arXiv 2403.07691),
+    eqs. 6-7.
 
     One stage: nll_weight = 1, beta = 1, lambda_ tuned (TRL calls lambda_ `beta`, the authors `alpha`). Tempered, after
     a separate SFT: nll_weight = 0, lambda_ = 1, beta tuned ("Differences Between Direct Alignment Algorithms are a

@@ -15,7 +15,7 @@ def r_dpo(policy: Pairs, reference: Pairs, *, beta: PerNat = 0.1, alpha: PerToke
 
         L = mean of -log sigma(beta h + alpha (|chosen| - |rejected|))
 
-    Paper: Park et al. 2024, Disentangling Length from Quality in Direct Preference Optimization.
+    Paper: Park et al. 2024, Disentangling Length from Quality in Direct Preference Optimization (arXiv 2403.19159).
 
     The plus sign follows from maximising E[r - alpha |y|] - beta KL; one reprint of SimPO's table has a minus, which
     would reward length. alpha counts per token: 0.05 times 200 tokens saturates the sigmoid.

@@ -17,7 +17,8 @@ def rank_dpo(policy: Annotated[Ranked, Carries("score", 3)], reference: Ranked, 
         L = mean over prompts of -sum over v_i > v_j of Delta_ij log sigma(beta (u_i - u_j))
         Delta_ij = |2^v_i - 2^v_j| |1 / log(1 + rank_i) - 1 / log(1 + rank_j)|
 
-    Paper: Karthik et al. 2024, Scalable Ranked Preference Optimization for Text-to-Image Generation (text form).
+    Paper: Karthik et al. 2024, Scalable Ranked Preference Optimization for Text-to-Image Generation (arXiv 2410.18013);
+    for text, Liu et al. 2024, LiPO: Listwise Preference Optimization through Learning-to-Rank (arXiv 2402.01878).
 
     Ranks are those of the scores v (a figure there suggests the model's), 1 is best, equal scores share the better
     rank and are never compared. Gains explode for raw rewards: bring scores into [0, 1]. For two answers L is

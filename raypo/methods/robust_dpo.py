@@ -16,7 +16,7 @@ def robust_dpo(policy: Pairs, reference: Pairs, *, beta: PerNat = 0.1, epsilon: 
         L = mean of [-(1 - epsilon) log sigma(beta h) + epsilon log sigma(-beta h)] / (1 - 2 epsilon)
           = DPO - epsilon / (1 - 2 epsilon) beta h
 
-    Paper: Chowdhury et al. 2024, Provably Robust DPO: Aligning Language Models with Noisy Feedback, section 3.
+    Paper: Chowdhury et al. 2024, Provably Robust DPO: Aligning Language Models with Noisy Feedback (arXiv 2403.00409).
 
     The linear term has the sign opposite to cDPO's: the loss is unbounded below and its slope never vanishes, so
     negative values are no error and training wants a small learning rate. TRL's `robust` is the same.

@@ -27,7 +27,7 @@ def rpo(
         L = mean over i, j of -log sigma(beta w_ij (u(chosen_i) - u(rejected_j))),    i, j over the batch
         w_ij = softmax over j of -(1 - e_i . e_j) / tau,    e the prompts' embeddings
 
-    Paper: Yin et al. 2024, Relative Preference Optimization, eqs. 5-7.
+    Paper: Yin et al. 2024, Relative Preference Optimization (arXiv 2402.10958).
 
     The batch is the micro-batch over all ranks (the authors' never leaves its device); rows of w sum to 1, so the
     effective beta shrinks with it. "diagonal" is the ablation without embeddings: diagonal_weight on the DPO losses,

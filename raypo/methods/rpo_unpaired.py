@@ -18,7 +18,7 @@ def rpo_unpaired(
         L = mean over desirable i, undesirable j of -log sigma(beta w_ij (u_i - u_j))
         w_ij = softmax over undesirable j of -(1 - e_i . e_j) / tau,    e the prompts' embeddings
 
-    Paper: Yin et al. 2024, Relative Preference Optimization, eqs. 5-7 (unpaired).
+    Paper: Yin et al. 2024, Relative Preference Optimization (arXiv 2402.10958), the unpaired form.
 
     The batch is the micro-batch over all ranks; each weighs in a step by its number of examples, and one of a single
     class has loss 0, as in the authors' code.

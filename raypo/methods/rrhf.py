@@ -24,7 +24,8 @@ def rrhf(
         L = rank_weight mean over prompts of sum over v_i > v_j of max(0, p_j - p_i) + lambda_ NLL(best)
         p = log pi(y) / |y|^length_penalty
 
-    Paper: Yuan et al. 2023, RRHF: Rank Responses to Align Language Models with Human Feedback, eqs. 2-4.
+    Paper: Yuan et al. 2023, RRHF: Rank Responses to Align Language Models with Human Feedback (arXiv 2304.05302),
+    section 3.
 
     The authors weigh the rank term (100 in code, 1 in their scripts), the SimPO paper's baseline of two answers weighs
     the NLL by lambda_. "sum" is both papers' formula; the authors' code divides by the padded length with the prompt,

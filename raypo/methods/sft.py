@@ -10,7 +10,7 @@ def sft(policy: Scores) -> Loss:
 
         L = -(sum of log pi(y_t) over all completion tokens of the step) / (their number)
 
-    Paper: Ouyang et al. 2022, Training language models to follow instructions with human feedback, section 3.
+    Paper: Ouyang et al. 2022, Training language models to follow instructions with human feedback (arXiv 2203.02155).
 
     The denominator is counted over micro-batches and ranks, so long answers weigh as much as their tokens.
     By hand: three tokens at probability 1/4 give log 4.

@@ -14,7 +14,8 @@ def simpo(
         L = mean of -log sigma(beta (A(chosen) - A(rejected)) - gamma) + sft_weight NLL(chosen)
         A(y) = log pi(y) / |y|,    gamma = gamma_beta_ratio beta
 
-    Paper: Meng et al. 2024, SimPO: Simple Preference Optimization with a Reference-Free Reward, eq. 6.
+    Paper: Meng et al. 2024, SimPO: Simple Preference Optimization with a Reference-Free Reward (arXiv 2405.14734),
+    eq. 6.
 
     The ratio is the authors' own parameterisation (TRL's `simpo_gamma` is gamma itself).
     `sft_weight` is in the authors' code, not in the paper; all published results have 0.

@@ -21,7 +21,7 @@ def slic(
 
         L = mean of max(0, delta - S(chosen) + S(rejected)) + lambda_ NLL(chosen),    S(y) = log pi(y)
 
-    Paper: Zhao et al. 2023, SLiC-HF: Sequence Likelihood Calibration with Human Feedback.
+    Paper: Zhao et al. 2023, SLiC-HF: Sequence Likelihood Calibration with Human Feedback (arXiv 2305.10425).
 
     The form without reference that the RPO and SimPO papers compare with; SLiC-HF itself takes the SFT target, not the
     chosen answer, for the NLL. "sum" (NLL = -S) is the published formula and gave the RPO paper's baseline; summed

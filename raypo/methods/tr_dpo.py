@@ -44,7 +44,7 @@ def tr_dpo(
         L = mean of -log sigma(beta h),    h against the moving reference
         after every tau steps: reference <- alpha policy + (1 - alpha) reference
 
-    Paper: Gorbatovski et al. 2024, Learn Your Reference Model for Real Good Alignment, eqs. 8-9.
+    Paper: Gorbatovski et al. 2024, Learn Your Reference Model for Real Good Alignment (arXiv 2404.09656).
 
     Hard updates (TR-DPO^tau) are alpha = 1 with a long period, e.g. tau = 512; soft ones (TR-DPO^alpha) mix by
     alpha = 0.5-0.6. TRL applies both at once (alpha 0.6 every 512 steps), as the comparison in the epsilon-DPO paper
