@@ -71,7 +71,7 @@ def length_controlled(
     Lengths are [N], in any one unit. `difficulty` [N] is how hard each prompt is for the opponent, in log-odds, where
     that is known. The interval is bootstrapped over prompts and through the fit.
     """
-    values = np.asarray(scores, dtype=np.float64)
+    values: Array = np.asarray(scores, dtype=np.float64)
     there = ~np.isnan(values)
     values = checked_scores(values[there], len(there))
     differences = (np.asarray(opponent_lengths, dtype=np.float64) - np.asarray(lengths, dtype=np.float64))[there]

@@ -12,6 +12,9 @@ from scipy import stats
 from raypo.errors import JudgeError
 from raypo.evaluation.win_rate import Array
 
+LEAST = 0.25
+"""Least sum of squared differences: a single prompt that differs by half a win."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -32,8 +35,8 @@ class Difference:
 def paired_difference(scores: ArrayLike, others: ArrayLike) -> Difference:
     """Student's paired t on scores [N] and [N] of the same prompts; nan marks a missing verdict.
 
-    Rows of a prompt that repeats are to be averaged first. One difference of full size is added to the spread, so that
-    two configurations that happen to agree everywhere are not called equal for certain.
+    Rows of a prompt that repeats are to be averaged first. The spread counts as at least `LEAST`, so that two
+    configurations that happen to agree everywhere are not called equal for certain.
     """
     ours, theirs = np.asarray(scores, dtype=np.float64), np.asarray(others, dtype=np.float64)
     if ours.shape != theirs.shape:
@@ -44,7 +47,7 @@ def paired_difference(scores: ArrayLike, others: ArrayLike) -> Difference:
     if n < 2:
         raise JudgeError(f"paired difference: needs 2 prompts with verdicts on both sides, got {n} of {len(ours)}")
     mean = float(apart.mean())
-    error = float(np.sqrt((((apart - mean) ** 2).sum() + 1) / (n - 1) / n))
+    error = float(np.sqrt(max(((apart - mean) ** 2).sum(), LEAST) / (n - 1) / n))
     half = float(stats.t.ppf(0.975, n - 1)) * error
     p_value = float(2 * stats.t.sf(abs(mean) / error, n - 1))
     return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half), p_value, n, error, len(ours) - n)

@@ -56,7 +56,7 @@ def estimate(
     `prompts` [N] names the prompt of each score where prompts repeat (several games, samples or judges each): scores
     of one prompt move together. Verdicts in {0, 0.5, 1}, one a prompt, get a Wilson interval, all else a bootstrap.
     """
-    values = np.asarray(scores, dtype=np.float64)
+    values: Array = np.asarray(scores, dtype=np.float64)
     there = ~np.isnan(values)
     values = checked_scores(values[there], len(there))
     named = np.arange(len(values)) if prompts is None else np.unique(np.asarray(prompts)[there], return_inverse=True)[1]
