@@ -84,10 +84,11 @@ class TinyModel(Section):
 
 
 class Sft(Section):
-    """Supervised fine-tuning before the search: `on` says which answers."""
+    """Supervised fine-tuning before the search: `on` says which answers of the data (or of `source`)."""
 
-    on: Literal["chosen", "both", "demonstrations"] = "chosen"
+    on: Literal["chosen", "rejected", "both"] = "chosen"
     source: str | None = None
+    count: Count | None = None
     epochs: Positive = 1.0
     lr: Positive = 2e-5
     batch_size: Count = 64
@@ -112,14 +113,13 @@ class Model(Section):
 class Data(Section):
     source: str
     split: str = "train"
-    format: str = "auto"
+    format: str | dict[str, dict[str, Any]] = "auto"
     columns: dict[str, str] = {}
-    mapping: str | None = None
     count: Count | None = None
     transforms: tuple[dict[str, Any], ...] = ()
     max_length: Count = 1024
     max_prompt_length: Count | None = None
-    truncation: Literal["prompt_start", "prompt_end", "completion_end"] = "prompt_start"
+    truncation: Literal["prompt_start", "prompt_end", "completion_end", "drop"] = "prompt_start"
     chat_template: str | None = None
     seed: int = 0
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
@@ -163,7 +163,7 @@ class Prompts(Section):
     source: str | None = None
     split: str = "test"
     count: Count = 256
-    mapping: str | None = None
+    format: str | dict[str, dict[str, Any]] = "auto"
     columns: dict[str, str] = {}
 
 

@@ -1,0 +1,250 @@
+"""What all trials of a study share, each made once and found again: model, start, data, prompts, opponent."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raypo.artifacts import Store, hash_folder, hash_of
+from raypo.data.keys import hash_tokenizer, tokens_key
+from raypo.data.records import Demonstration, Kind, Record, Text
+from raypo.data.rewriting import as_kind, demonstrations
+from raypo.data.specs import apply_transforms, parse_transforms
+from raypo.data.tokenise import tokenise
+from raypo.data.tokens import TokenSet
+from raypo.data.truncation import Limits
+from raypo.errors import ModelError, StudyError
+from raypo.quickstart import model as tiny
+from raypo.search.sources import QUICKSTART, read_demonstrations, read_prompts, read_records
+from raypo.search.together import made_alone, made_together
+from raypo.spaces import Value
+from raypo.study import Study
+
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised data with the key it is stored under."""
+
+    set: TokenSet
+    key: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One evaluation prompt with the data's own best answer, where there is one."""
+
+    text: Text
+    best: Text | None
+
+
+class Materials:
+    """The study's shared inputs. Every method is called by all ranks together."""
+
+    def __init__(self, study: Study, store: Store, say: Stage) -> None:
+        self.study, self.store, self._say = study, store, say
+        self._tokens: dict[str, Tokens] = {}
+
+    # Models ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def base(self) -> Path:
+        """Folder of the model before any fine-tuning."""
+        model = self.study.model
+        if model.build is not None:
+            from raypo.quickstart.language_model import build_from_text
+
+            self._say("building a small language model from text")
+            key = {"build": model.build.model_dump(), "text": hash_folder(model.build.text, self.store.hashes)}
+            return made_alone(self.store, "base-model", key, lambda folder: build_from_text(folder, model.build))
+        if model.path == QUICKSTART:
+            return made_alone(self.store, "base-model", {"quickstart": 1}, tiny.build)
+        return _model_folder(str(model.path))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.base, trust_remote_code=self.study.model.trust_remote_code)
+
+    @cached_property
+    def start(self) -> Path:
+        """Folder of the model that every trial starts from and is compared with."""
+        sft = self.study.model.sft
+        if sft is None:
+            return self.base
+        from raypo.search.starting import fine_tune
+
+        tokens = self.tokens_of(self._demonstrations())
+        key = {"model": self.base_hash, "tokens": hash_of(tokens.key), "sft": sft.model_dump(), "dtype": self.study.model.dtype}
+
+        def make(folder: Path) -> None:
+            self._say(f"fine-tuning the starting model on {len(tokens.set)} answers")
+            fine_tune(self.study, self.base, tokens.set, folder, self._say)
+
+        return made_together(self.store, "sft-model", key, make)
+
+    @cached_property
+    def base_hash(self) -> str:
+        return hash_folder(self.base, self.store.hashes)
+
+    @cached_property
+    def start_hash(self) -> str:
+        return hash_folder(self.start, self.store.hashes)
+
+    # Data -----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """All rows of the data, before the transforms."""
+        data = self.study.data
+        return read_records(
+            data.source,
+            split=data.split,
+            count=data.count,
+            format=data.format,
+            columns=data.columns,
+            allow_code=self.study.allow_code,
+            seed=data.seed,
+        )
+
+    @cached_property
+    def _parts(self) -> tuple[list[Record], list[Record]]:
+        """(training, held-out): whole prompts are held out, the same whatever the transforms."""
+        share = self.study.data.heldout
+        kept: list[Record] = []
+        held: list[Record] = []
+        for record in self.records:
+            draw = random.Random(f"{self.study.data.seed} {record.prompt!r}").random()
+            (held if draw < share else kept).append(record)
+        return kept, held
+
+    def training_tokens(self, kind: Kind, point: Mapping[str, Value]) -> Tokens:
+        """Tokenised training data of a trial, in the form its method takes."""
+        transforms = parse_transforms(self.study.data_transforms(point))
+        records = apply_transforms(self._parts[0], transforms, self._read_more)
+        return self.tokens_of(as_kind(records, kind))
+
+    def heldout_tokens(self) -> Tokens | None:
+        """Tokenised held-out pairs, for reward accuracy; None without pairs."""
+        held = self._parts[1]
+        try:
+            return self.tokens_of(as_kind(held, "pairs")) if held else None
+        except ValueError:
+            return None
+
+    def tokens_of(self, records: list[Record]) -> Tokens:
+        """Records as tokens: tokenised once, memory-mapped by every rank and trial."""
+        data = self.study.data
+        limits = Limits(data.max_length, data.max_prompt_length, data.truncation)
+        key = tokens_key(records, self.tokenizer, limits, data.chat_template)
+        name = hash_of(key)
+        if name not in self._tokens:
+
+            def make(folder: Path) -> None:
+                self._say(f"tokenising {len(records)} records")
+                tokenise(records, self.tokenizer, limits, data.chat_template).save(folder)
+
+            folder = made_alone(self.store, "tokens", key, make)
+            self._tokens[name] = Tokens(TokenSet.load(folder), key)
+        return self._tokens[name]
+
+    # Evaluation -----------------------------------------------------------------------------------------------------
+
+    def prompts(self, confirm: bool = False) -> list[Prompt]:
+        """The fixed prompts of the study; those of the confirmation are ones that the search never saw."""
+        wanted = self.study.objective.prompts
+        if confirm:
+            if self.study.confirm.prompts is not None:
+                wanted = self.study.confirm.prompts
+            elif (wanted.source or self.study.data.source) == QUICKSTART:
+                wanted = wanted.model_copy(update={"split": "confirm"})
+            else:
+                raise StudyError("confirm.prompts: needs a source and split that the search does not use")
+        source = wanted.source or self.study.data.source
+        how: dict[str, Any] = {"seed": self.study.search.seed} if source == QUICKSTART else {
+            "format": wanted.format,
+            "columns": wanted.columns,
+            "allow_code": self.study.allow_code,
+        }
+        found = read_prompts(source, split=wanted.split, count=wanted.count, **how)
+        return [Prompt(text, best) for text, best in found]
+
+    def _demonstrations(self) -> list[Record]:
+        sft = self.study.model.sft
+        assert sft is not None
+        source = sft.source or self.study.data.source
+        if source == QUICKSTART:
+            return read_demonstrations(source, count=sft.count, seed=self.study.data.seed)
+        records = (
+            self._parts[0]
+            if sft.source is None
+            else read_records(source, count=sft.count, allow_code=self.study.allow_code)
+        )
+        if all(isinstance(record, Demonstration) for record in records):
+            return records
+        return [made for record in records[: sft.count] for made in demonstrations(record, sft.on)]
+
+    def _read_more(self, source: str, **how: Any) -> list[Record]:
+        return read_records(source, allow_code=self.study.allow_code, **how)
+
+
+def opponent_key(materials: Materials, prompts: list[Prompt]) -> dict[str, Any]:
+    """What the starting model's completions depend on."""
+    return {
+        "model": materials.start_hash,
+        "tokenizer": hash_tokenizer(materials.tokenizer),
+        "prompts": hash_of([prompt.text for prompt in prompts]),
+        "sampling": asdict_sampling(materials.study),
+        "dtype": materials.study.model.dtype,
+    }
+
+
+def asdict_sampling(study: Study) -> dict[str, Any]:
+    return study.objective.sampling.model_dump()
+
+
+def read_answers(path: Path, prompts: list[Prompt]) -> list[str]:
+    """An opponent's completions from a file: JSON lines or a JSON list of {prompt, answer}, matched by prompt.
+
+    Raises:
+        StudyError: a prompt has no answer there.
+    """
+    from raypo.data.files import read_file
+
+    answers = {json.dumps(row.get("prompt")): row.get("answer", row.get("completion")) for _, row in read_file(path)}
+    missing = [p for p in prompts if answers.get(json.dumps(p.text)) is None]
+    if missing:
+        raise StudyError(
+            f"objective.opponent: {path} has no answer for {len(missing)} of {len(prompts)} prompts, such as "
+            f"{str(missing[0].text)[:80]!r}; each row needs prompt and answer"
+        )
+    return [str(answers[json.dumps(p.text)]) for p in prompts]
+
+
+def _model_folder(path: str) -> Path:
+    """A local folder as it is, or a hub id's snapshot.
+
+    Raises:
+        ModelError: the folder holds no model.
+    """
+    folder = Path(path).expanduser()
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model.path: {folder} is no model folder, it has no config.json; give a Hugging Face folder")
+        return folder.resolve()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"model.path: {path!r} is neither a folder here nor a model that can be fetched: {error}") from None
+
+

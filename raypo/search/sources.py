@@ -1,0 +1,59 @@
+"""The rows that a study names: the generated task of the quickstart, files, the hub, a function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from raypo.data import sources
+from raypo.data.records import Demonstration, Pair, Record, Text
+from raypo.errors import DataError
+from raypo.quickstart import task
+
+QUICKSTART = "quickstart"
+_SPLITS = {"train": "train", "test": "eval"}
+
+
+def read_records(
+    source: str,
+    *,
+    split: str = "train",
+    count: int | None = None,
+    format: str | Mapping[str, Mapping[str, Any]] = "auto",
+    columns: Mapping[str, str] | None = None,
+    allow_code: bool = False,
+    seed: int = 0,
+) -> list[Record]:
+    """All rows of a source, or the first `count` of them (the quickstart generates as many as are asked for)."""
+    if source == QUICKSTART:
+        rows = task.pairs(count or 2000, seed, _SPLITS.get(split, split))  # type: ignore[arg-type]
+        return [Pair(**row, source=f"quickstart row {i}") for i, row in enumerate(rows, 1)]
+    loaded = sources.load(source, split=split, format=format, columns=columns, allow_code=allow_code)
+    return loaded.records[:count]
+
+
+def read_demonstrations(source: str, **how: Any) -> list[Record]:
+    """Answers to imitate; the quickstart has its own, of mixed quality."""
+    if source == QUICKSTART:
+        rows = task.demonstrations(how.get("count") or 4000, how.get("seed", 0))
+        return [Demonstration(**row, source=f"quickstart row {i}") for i, row in enumerate(rows, 1)]
+    return read_records(source, **how)
+
+
+def read_prompts(source: str, *, split: str, count: int, **how: Any) -> list[tuple[Text, Text | None]]:
+    """(prompt, the data's own best answer or None) of `count` different prompts, in the order of the source.
+
+    Raises:
+        DataError: the source holds fewer different prompts.
+    """
+    if source == QUICKSTART:
+        return [(prompt, None) for prompt in task.prompts(count, how.get("seed", 0), _SPLITS.get(split, split))]  # type: ignore[arg-type]
+    seen: dict[str, tuple[Text, Text | None]] = {}
+    for record in read_records(source, split=split, **how):
+        answer = record.completions[0] if record.completions else None
+        seen.setdefault(repr(record.prompt), (record.prompt, answer))
+        if len(seen) == count:
+            break
+    if len(seen) < count:
+        raise DataError(f"{source} ({split}): {len(seen)} different prompts, the study asks for {count}; lower count")
+    return list(seen.values())

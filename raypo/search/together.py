@@ -1,0 +1,78 @@
+"""Doing something once for all ranks of a slot: one rank decides, all work, one commits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from raypo.artifacts import Store
+from raypo.errors import StorageError
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def broadcast(value: Any = None) -> Any:
+    """Rank 0's value on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's value, in rank order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    boxes: list[Any] = [None] * world_size()
+    dist.all_gather_object(boxes, value)
+    return boxes
+
+
+def made_together(store: Store, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    """The folder of an artifact that all ranks make together (training, scoring) when it is not there yet.
+
+    Rank 0 holds the store's lease and commits; what it raises is raised on every rank.
+    """
+    if rank() == 0:
+        return _lead(store, kind, key, make)
+    while True:
+        word, folder = broadcast()
+        if word == "error":
+            raise StorageError(folder)
+        if word == "done":
+            return Path(folder)
+        make(Path(folder))
+
+
+def made_alone(store: Store, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    """The folder of an artifact that rank 0 makes while the others wait."""
+
+    def lead_only(folder: Path) -> None:
+        if rank() == 0:
+            make(folder)
+
+    return made_together(store, kind, key, lead_only)
+
+
+def _lead(store: Store, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    def call_all(folder: Path) -> None:
+        broadcast(("make", str(folder)))
+        make(folder)
+
+    try:
+        folder = store.get_or_make(kind, key, call_all)
+    except Exception as error:
+        broadcast(("error", str(error)))
+        raise
+    broadcast(("done", str(folder)))
+    return folder

@@ -1,0 +1,160 @@
+"""The pool hands out every job once, gives lost ones out again first, and survives losing its own memory."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from raypo.search.jobs import Job, Outcome, Pulse
+from raypo.search.pool import MAX_DEATHS, SlotPool
+
+
+def job(trial: str, until: float = 1.0) -> Job:
+    return Job(trial, "dpo", {"beta": 0.1}, 0, until)
+
+
+def done(trial: str) -> Outcome:
+    return Outcome(trial, "finished", 1.0)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 20))
+
+
+async def soon(awaitable: Coroutine[Any, Any, Any]) -> Any:
+    return await asyncio.wait_for(awaitable, 5)
+
+
+def test_every_rank_gets_the_same_job() -> None:
+    async def story() -> None:
+        pool = SlotPool(workers=2, recycle_after=100)
+        for rank in (0, 1):
+            await pool.enter("slot-0", "a", rank, "node", rank)
+        waiting = asyncio.create_task(pool.submit(job("t-0")))
+        first, second = await soon(asyncio.gather(*(pool.next_job("slot-0", "a", 0) for _ in range(2))))
+        assert first == second == job("t-0")
+        await pool.finished("slot-0", "a", done("t-0"), first)
+        assert await soon(waiting) == done("t-0")
+
+    run(story())
+
+
+def test_a_lost_job_comes_back_first_in_line() -> None:
+    async def story() -> None:
+        pool = SlotPool(workers=1, recycle_after=100)
+        await pool.enter("slot-0", "a", 0, "node", 1)
+        waiting = asyncio.create_task(pool.submit(job("t-0")))
+        assert (await soon(pool.next_job("slot-0", "a", 0))).trial == "t-0"
+        asyncio.get_running_loop().create_task(pool.submit(job("t-1")))
+        await asyncio.sleep(0)
+        await pool.enter("slot-0", "b", 0, "node", 2)
+        again = await soon(pool.next_job("slot-0", "b", 0))
+        assert again.trial == "t-0"
+        assert await pool.next_job("slot-0", "a", 1) is None, "the dead group's ranks are sent away"
+        await pool.finished("slot-0", "b", done("t-0"), again)
+        assert (await soon(waiting)).state == "finished"
+
+    run(story())
+
+
+def test_a_job_that_kills_every_group_is_told_failed() -> None:
+    async def story() -> None:
+        pool = SlotPool(workers=1, recycle_after=100)
+        waiting = asyncio.create_task(pool.submit(job("t-0")))
+        for attempt in range(MAX_DEATHS):
+            await pool.enter("slot-0", f"a{attempt}", 0, "node", attempt)
+            await soon(pool.next_job("slot-0", f"a{attempt}", 0))
+        await pool.enter("slot-0", "last", 0, "node", 9)
+        outcome = await soon(waiting)
+        assert outcome.state == "failed"
+        assert "died" in str(outcome.reason)
+
+    run(story())
+
+
+def test_a_slot_waits_a_moment_for_the_next_part_of_its_trial() -> None:
+    async def story() -> None:
+        pool = SlotPool(workers=1, recycle_after=100)
+        await pool.enter("slot-0", "a", 0, "node", 1)
+        parts = asyncio.create_task(pool.submit(job("t-0", 0.5)))
+        first = await soon(pool.next_job("slot-0", "a", 0))
+        asyncio.get_running_loop().create_task(pool.submit(job("t-1")))
+        await asyncio.sleep(0)
+        await pool.finished("slot-0", "a", Outcome("t-0", "running", 0.5), first)
+        await soon(parts)
+        following = asyncio.create_task(pool.next_job("slot-0", "a", 1))
+        await asyncio.sleep(0.05)
+        asyncio.get_running_loop().create_task(pool.submit(job("t-0", 1.0)))
+        assert (await soon(following)).id == job("t-0", 1.0).id
+
+    run(story())
+
+
+def test_a_failure_of_all_ranks_leaves_the_slot_alive_and_one_of_few_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raypo.search.pool.SETTLE_S", 0.3)
+
+    async def story() -> None:
+        pool = SlotPool(workers=2, recycle_after=100)
+        for rank in (0, 1):
+            await pool.enter("slot-0", "a", rank, "node", rank)
+        waiting = asyncio.create_task(pool.submit(job("t-0")))
+        given = await soon(pool.next_job("slot-0", "a", 0))
+        both = await soon(asyncio.gather(*(pool.failed("slot-0", "a", rank, given, "boom") for rank in (0, 1))))
+        assert both == [True, True]
+        assert (await soon(waiting)).reason == "boom"
+        asyncio.get_running_loop().create_task(pool.submit(job("t-1")))
+        given = await soon(pool.next_job("slot-0", "a", 1))
+        assert await soon(pool.failed("slot-0", "a", 1, given, "alone")) is False
+
+    run(story())
+
+
+def test_a_restarted_pool_learns_what_runs_from_the_slot() -> None:
+    async def story() -> None:
+        pool = SlotPool(workers=1, recycle_after=100)
+        running = job("t-0")
+        assert await pool.pulse("slot-0", "a", Pulse(running.id, "t-0", 0.3, "training"), running)
+        waiting = asyncio.create_task(pool.submit(running))
+        await asyncio.sleep(0)
+        await pool.enter("slot-1", "b", 0, "node", 2)
+        idle = asyncio.create_task(pool.next_job("slot-1", "b", 0))
+        await asyncio.sleep(0.05)
+        assert not idle.done(), "the job that slot-0 is running is not given out twice"
+        await pool.finished("slot-0", "a", done("t-0"), running)
+        assert (await soon(waiting)).state == "finished"
+        await pool.close()
+        assert await soon(idle) is None
+
+    run(story())
+
+
+def test_a_cancelled_trial_is_told_so() -> None:
+    async def story() -> None:
+        pool = SlotPool(workers=1, recycle_after=100)
+        await pool.enter("slot-0", "a", 0, "node", 1)
+        running = asyncio.create_task(pool.submit(job("t-0")))
+        given = await soon(pool.next_job("slot-0", "a", 0))
+        waiting = asyncio.create_task(pool.submit(job("t-1")))
+        await asyncio.sleep(0)
+        await pool.cancel("t-1")
+        assert (await soon(waiting)).state == "stopped"
+        await pool.cancel("t-0")
+        assert await pool.pulse("slot-0", "a", Pulse(given.id, "t-0", 0.3, "training"), given) is False
+        await pool.finished("slot-0", "a", Outcome("t-0", "stopped", 0.3), given)
+        assert (await soon(running)).state == "stopped"
+
+    run(story())
+
+
+def test_a_slot_is_recycled_after_its_jobs() -> None:
+    async def story() -> None:
+        pool = SlotPool(workers=1, recycle_after=1)
+        await pool.enter("slot-0", "a", 0, "node", 1)
+        waiting = asyncio.create_task(pool.submit(job("t-0")))
+        given = await soon(pool.next_job("slot-0", "a", 0))
+        await pool.finished("slot-0", "a", done("t-0"), given)
+        await soon(waiting)
+        assert await soon(pool.next_job("slot-0", "a", 1)) is None
+
+    run(story())
