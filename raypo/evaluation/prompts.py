@@ -1,4 +1,4 @@
-"""Prompts as a model reads them before it answers, and as a judge reads them."""
+"""Where an answer ends, and a prompt as a judge reads it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,8 @@ from collections.abc import Collection
 from typing import Any
 
 from raypo.data.records import Text
-from raypo.errors import DataError
 
 PROBE = "raypo"
-
-
-def prompt_ids(prompt: Text, tokenizer: Any) -> list[int]:
-    """Token ids that a completion continues: text as it is, messages through the chat template."""
-    if isinstance(prompt, str):
-        ids = list(tokenizer(prompt)["input_ids"])
-        # Some tokenizers close every text; a prompt is not over.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
-    return list(tokenizer(templated(prompt, tokenizer), add_special_tokens=False)["input_ids"])
-
-
-def templated(prompt: Text, tokenizer: Any) -> str:
-    """Text of a conversation up to where the assistant speaks next."""
-    if isinstance(prompt, str):
-        return prompt
-    if not tokenizer.chat_template:
-        raise DataError("prompts: a conversation needs a chat template, the tokenizer has none; give plain text")
-    return str(tokenizer.apply_chat_template([dict(m) for m in prompt], add_generation_prompt=True, tokenize=False))
 
 
 def end_of_turn(model: Any, tokenizer: Any) -> frozenset[int]:

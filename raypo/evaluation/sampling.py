@@ -20,8 +20,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raypo.data.records import Text
-from raypo.errors import DataError, StudyError
-from raypo.evaluation.prompts import end_of_turn, prompt_ids
+from raypo.data.tokenise import encode_prompt
+from raypo.errors import StudyError
+from raypo.evaluation.prompts import end_of_turn
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def sample(
     rank: int = 0,
     world_size: int = 1,
     *,
+    chat_template: str | None = None,
     lockstep: bool = False,
     batch_tokens: int = 32768,
 ) -> list[Completion]:
@@ -74,9 +76,9 @@ def sample(
     All ranks' shares together hold every prompt once; `Completion.index` says which. `model` is a plain
     module (of a DeepSpeed engine: `engine.module`). `batch_tokens` bounds the tokens of a batch, prompts and room for
     answers. With `lockstep` all ranks run the model equally often, as they must where its weights are partitioned over
-    the default process group (ZeRO 3). Raises DataError for an empty prompt.
+    the default process group (ZeRO 3). `chat_template` is the study's, as in tokenisation for training.
     """
-    ids = [_cut(prompt_ids(prompt, tokenizer), sampling, where) for where, prompt in enumerate(prompts)]
+    ids = [_cut(encode_prompt(tokenizer, prompt, chat_template), sampling, tokenizer) for prompt in prompts]
     stops = end_of_turn(model, tokenizer)
     noise = _uniforms(prompts, sampling)
     done: dict[int, list[int]] = {}
@@ -196,10 +198,12 @@ def _anywhere(flag: Tensor, lockstep: bool) -> bool:
     return bool(flag)
 
 
-def _cut(ids: list[int], sampling: Sampling, where: int) -> list[int]:
-    if not ids:
-        raise DataError(f"sampling: prompt {where} has no tokens; give it text or a beginning-of-text token")
-    return ids if sampling.max_prompt_tokens is None else ids[-sampling.max_prompt_tokens :]
+def _cut(ids: list[int], sampling: Sampling, tokenizer: Any) -> list[int]:
+    """The end of a prompt that is too long, with its beginning-of-text token."""
+    keep = sampling.max_prompt_tokens
+    if keep is None or len(ids) <= keep:
+        return ids
+    return [ids[0], *ids[len(ids) - keep + 1 :]] if ids[0] == tokenizer.bos_token_id else ids[-keep:]
 
 
 def _completion(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from raypo.data.records import Text
@@ -77,7 +77,7 @@ def ask(
     Marks are stored as they arrive, so that an interrupted evaluation has paid for nothing twice; failures are not
     stored, so that a later evaluation tries again.
     """
-    keys = [content_key(identity, asdict(item)) for item in items]
+    keys = [content_key(identity, item) for item in items]
     by_key = dict(zip(keys, items, strict=True))
     known = {} if cache is None else {key: Mark(value) for key, value in cache.look_up(by_key).items()}
     unknown = [key for key in by_key if key not in known]
