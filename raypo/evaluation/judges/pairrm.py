@@ -32,9 +32,10 @@ def pairrm(path: str | Path, *, device: str = "cpu", cache: MarkCache | None = N
     """A judge by PairRM in a folder (the layout of `llm-blender/PairRM-hf`); raises ModelError for anything else."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model, report = PairRanker.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = PairRanker.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: not a PairRM folder ({str(error).splitlines()[0]})") from error
+    model, report = loaded
     lacking = sorted(report["missing_keys"]) + [
         token for token in (SOURCE, FIRST, SECOND) if tokenizer.convert_tokens_to_ids(token) == tokenizer.unk_token_id
     ]

@@ -1,0 +1,114 @@
+"""A judge that is a language model behind an OpenAI-compatible server (OpenAI, vLLM, SGLang and others)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from raypo.errors import JudgeError
+from raypo.evaluation.judges.cache import MarkCache
+from raypo.evaluation.judges.chat import Budget, ChatServer, Recorded, Spending, Unanswered
+from raypo.evaluation.judges.marks import Answer, Mark, Question
+from raypo.evaluation.judges.templates import TEMPLATES, Reply, Template
+from raypo.evaluation.judges.verdicts import MAX_FAILED, PairJudge, RatingJudge, win_tie_loss
+from raypo.evaluation.prompts import as_text
+
+
+class Asked(Protocol):
+    """Whoever replies: a server, or replies on file."""
+
+    def ask(self, messages: list[dict[str, str]], decoding: Mapping[str, Any]) -> Reply: ...
+
+
+def llm(
+    model: str,
+    template: str,
+    *,
+    decoding: Mapping[str, Any] | None = None,
+    revision: str = "",
+    concurrency: int = 8,
+    attempts: int = 6,
+    timeout_s: float = 60,
+    wait_s: float = 30,
+    budget: Budget | None = None,
+    spending_folder: Path | None = None,
+    replay: Path | None = None,
+    record: Path | None = None,
+    cache: MarkCache | None = None,
+    max_failed: float = MAX_FAILED,
+) -> PairJudge | RatingJudge:
+    """A judge by a chat model and one of `TEMPLATES`; nothing is asked or opened before the first comparison.
+
+    `decoding` replaces the template's own settings; `revision` tells states of a model apart that has one name.
+    `budget` stops spending over all processes that share `spending_folder`. With `replay` only that file answers;
+    with `record` every reply is kept in a file that `replay` reads. Raises JudgeError for an unknown template.
+    """
+    if template not in TEMPLATES:
+        raise JudgeError(f"judge llm: no template {template!r}; allowed: {', '.join(TEMPLATES)}")
+    asked = TEMPLATES[template]
+    server = ChatServer(
+        model, Spending(budget or Budget(), spending_folder), attempts=attempts, timeout_s=timeout_s, wait_s=wait_s
+    )
+    source: Asked = server
+    if replay is not None:
+        source = Recorded(replay, model=model)
+    elif record is not None:
+        source = Recorded(record, server, model)
+    sent = asked.decoding if decoding is None else decoding
+    who = ChatJudge(source, model, asked, sent, revision, concurrency, server)
+    if asked.single:
+        return RatingJudge(who, partial(win_tie_loss, tie=asked.tie), cache, max_failed)
+    return PairJudge(who, cache, max_failed)
+
+
+@dataclass(frozen=True)
+class ChatJudge:
+    """A chat model that rates or compares, by its template; `server.spending` counts what it cost."""
+
+    source: Asked
+    model: str
+    template: Template
+    decoding: Mapping[str, Any]
+    revision: str
+    concurrency: int
+    server: ChatServer
+
+    @property
+    def name(self) -> str:
+        return f"llm:{self.model}{'@' if self.revision else ''}{self.revision}/{self.template.name}"
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        asked = {"template": self.template.revision, "decoding": dict(self.decoding)}
+        return {"judge": "llm", "model": self.model, "revision": self.revision, **asked}
+
+    def rate(self, answers: Sequence[Answer]) -> Iterable[Mark]:
+        ask = self.template.messages
+        return self._ask([partial(ask, prompt=as_text(a.prompt), answer=a.text) for a in answers])
+
+    def compare(self, questions: Sequence[Question]) -> Iterable[Mark]:
+        ask = self.template.messages
+        return self._ask([partial(ask, prompt=as_text(q.prompt), first=q.first, second=q.second) for q in questions])
+
+    def _ask(self, questions: Sequence[Callable[[], list[dict[str, str]]]]) -> Iterator[Mark]:
+        """Marks in the order of the questions, asked side by side; whatever ends the asking cancels the rest."""
+        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="judge")
+        try:
+            yield from pool.map(self._mark, questions)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _mark(self, question: Callable[[], list[dict[str, str]]]) -> Mark:
+        try:
+            reply = self.source.ask(question(), self.decoding)
+        except Unanswered as reason:
+            return Mark(math.nan, str(reason))
+        value = self.template.read(reply)
+        if value is None:
+            return Mark(math.nan, f"the reply cannot be read as a {self.template.name} verdict: {reply.text[:80]!r}")
+        return Mark(value)
