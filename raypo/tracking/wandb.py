@@ -1,0 +1,225 @@
+"""W&B beside a running search: one thread owns all runs, and nothing that W&B does reaches the trials.
+
+The search tells what happened and goes on at once. What W&B cannot take is kept in memory up to a bound and read again
+from the record after that; the first failure is said once, all are counted, and `replay` sends later what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from raypo.search.results import SearchResults, TrialResult
+from raypo.tracking.overview import write_overview
+from raypo.tracking.projection import ENDED, Mode, Projection, resolve_mode
+from raypo.tracking.record import Row
+
+ROWS_IN_MEMORY = 2_000
+RETRY_S = (5.0, 15.0, 60.0, 300.0)
+GIVE_UP_AFTER = 2
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Waiting:
+    """What W&B has yet to be told of one trial: rows that came live, and whether to read the record again as well."""
+
+    trial: TrialResult
+    rows: list[Row] = field(default_factory=list)
+    reread: bool = False
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of a search's runs: names of runs that were sent now, that were there already, and that failed."""
+
+    mode: Mode
+    sent: tuple[str, ...]
+    already: tuple[str, ...]
+    unsent: tuple[str, ...]
+    errors: int
+    first_error: str | None
+
+
+class Tracker:
+    """Projects a running search into W&B. No call waits for W&B or raises because of it, but for `finish`, which waits
+    at most `patience_s`."""
+
+    def __init__(
+        self,
+        search: SearchResults,
+        mode: str = "auto",
+        project: str = "raypo",
+        say: Callable[[str], None] = log.warning,
+    ) -> None:
+        self.mode = resolve_mode(mode)
+        self._search, self._project, self._say = search, project, say
+        self._changed = threading.Condition()
+        self._waiting: dict[str, Waiting] = {}
+        self._known: dict[str, TrialResult] = {}
+        self._results: SearchResults | None = None
+        self._models: Mapping[str, Path] = {}
+        self._sync = _Sync(search, self.mode, project, say)
+        self._thread = threading.Thread(target=self._work, name="raypo-wandb", daemon=True)
+        if self.mode != "disabled":
+            self._thread.start()
+
+    def trial(self, trial: TrialResult) -> None:
+        """Tell that a trial began, was evaluated, or went on; its run follows the record up to here."""
+        self._tell(trial)
+
+    def log(self, trial: str, step: int, fraction: float, metrics: Mapping[str, float]) -> None:
+        """Tell metrics of one training step ahead of the record; the trial must have been told of before."""
+        with self._changed:
+            waiting = self._waiting.setdefault(trial, Waiting(self._known[trial]))
+            if len(waiting.rows) >= ROWS_IN_MEMORY:
+                waiting.rows.clear()
+                waiting.reread = True
+            waiting.rows.append({"step": step, "fraction": fraction, **metrics})
+            self._changed.notify()
+
+    def finish_trial(self, trial: TrialResult) -> None:
+        """Tell that a trial ended; its run gets its summary and is closed."""
+        self._tell(trial)
+
+    def finish(
+        self, results: SearchResults, models: Mapping[str, Path] | None = None, patience_s: float = 120.0
+    ) -> Sent:
+        """Send what is left and the search-level run, for at most `patience_s`; says what could not be sent.
+
+        `models` maps a method to the folder of its best model, to be kept as an artifact.
+        """
+        with self._changed:
+            self._results, self._models = results, models or {}
+            self._changed.notify()
+        if self.mode != "disabled":
+            self._thread.join(patience_s)
+        outcome = self._sync.outcome(results)
+        if outcome.unsent:
+            self._say(
+                f"W&B: {len(outcome.unsent)} of {len(results.trials)} runs are not there ({outcome.first_error}); "
+                f"`raypo sync {results.name}` sends them"
+            )
+        return outcome
+
+    def _tell(self, trial: TrialResult) -> None:
+        with self._changed:
+            self._known[trial.name] = trial
+            rows = self._waiting[trial.name].rows if trial.name in self._waiting else []
+            self._waiting[trial.name] = Waiting(trial, rows, reread=True)
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._results)
+                waiting, self._waiting = self._waiting, {}
+                results = self._results
+            if results is not None:
+                self._sync.everything(results, self._models)
+                return
+            for one in waiting.values():
+                self._sync.follow(one)
+
+
+class _Sync:
+    """Attempts on a projection, one after the other: failures are counted, and held off for longer each time."""
+
+    def __init__(
+        self, search: SearchResults, mode: Mode, project: str, say: Callable[[str], None], *, whole: bool = False
+    ) -> None:
+        self.search, self.mode, self.project, self.say, self.whole = search, mode, project, say, whole
+        self.errors, self.in_a_row, self.retry_at = 0, 0, 0.0
+        self.first_error: str | None = None
+        self.sent: set[str] = set()
+        self.already: set[str] = set()
+        self._projection: Projection | None = None
+
+    def follow(self, news: Waiting) -> None:
+        """Bring one run up to date, unless W&B failed a moment ago."""
+        if time.monotonic() < self.retry_at:
+            return
+        if news.trial.state in ENDED:
+            self._attempt(news.trial.name, partial(self._end, trial=news.trial))
+        else:
+            send = partial(Projection.send, trial=news.trial, live=news.rows, reread=news.reread)
+            self._attempt(news.trial.name, send)
+
+    def everything(self, results: SearchResults, models: Mapping[str, Path]) -> None:
+        """Bring all runs up to date and write the search-level run; gives up when W&B keeps failing."""
+        self.in_a_row = 0
+        steps = [(trial.name, partial(self._end, trial=trial)) for trial in results.trials if trial.state in ENDED]
+        steps += [
+            (trial.name, partial(Projection.pause, trial=trial))
+            for trial in results.trials
+            if trial.state not in ENDED and trial.history
+        ]
+        steps.append(("search", partial(write_overview, results=results, models=models)))
+        for name, act in steps:
+            if self.in_a_row < GIVE_UP_AFTER:
+                self._attempt(name, act)
+        self._close()
+
+    def outcome(self, results: SearchResults) -> Sent:
+        """Say what is where now."""
+        ended = [trial.name for trial in results.trials if trial.state in ENDED and self.mode != "disabled"]
+        unsent = tuple(name for name in ended if name not in self.sent | self.already)
+        already = tuple(sorted(self.already - self.sent))
+        return Sent(self.mode, tuple(sorted(self.sent)), already, unsent, self.errors, self.first_error)
+
+    def _end(self, projection: Projection, trial: TrialResult) -> None:
+        if projection.is_sent(trial) and not self.whole:
+            self.already.add(trial.name)
+        else:
+            projection.finish(trial)
+            self.sent.add(trial.name)
+
+    def _attempt(self, name: str, act: Callable[[Projection], None]) -> None:
+        try:
+            if self._projection is None:
+                self._projection = Projection(self.search, self.mode, self.project, whole=self.whole)
+            act(self._projection)
+            self.in_a_row, self.retry_at = 0, 0.0
+        # W&B raises errors of many kinds, and none may reach a trial.
+        except Exception as error:
+            self._failed(name, error)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        self.retry_at = time.monotonic() + RETRY_S[min(self.in_a_row, len(RETRY_S) - 1)]
+        self.errors, self.in_a_row = self.errors + 1, self.in_a_row + 1
+        if self.first_error is None:
+            self.first_error = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.say(f"W&B: {name}: {self.first_error}; the search goes on, what is missing is sent later")
+        log.debug("W&B: %s", name, exc_info=error)
+        self._close()
+
+    def _close(self) -> None:
+        """Let go of W&B's process; after a failure a fresh one takes up the runs where the server says they stopped."""
+        projection, self._projection = self._projection, None
+        if projection is not None:
+            try:
+                projection.close()
+            except Exception as error:
+                log.debug("W&B: its process did not end well", exc_info=error)
+
+
+def replay(
+    results: SearchResults,
+    mode: str = "auto",
+    project: str = "raypo",
+    *,
+    whole: bool = False,
+    models: Mapping[str, Path] | None = None,
+    say: Callable[[str], None] = log.warning,
+) -> Sent:
+    """Send a search from its record into W&B: what is missing there, or, with `whole`, everything anew."""
+    sync = _Sync(results, resolve_mode(mode), project, say, whole=whole)
+    if sync.mode != "disabled":
+        sync.everything(results, models or {})
+    return sync.outcome(results)
