@@ -21,6 +21,10 @@ class Dropped:
     reason: str
 
 
+class Blank(DataError):
+    """A text that must be there is empty or missing."""
+
+
 @dataclass(frozen=True)
 class Row:
     """Values of one row under raypo's column names.
@@ -50,7 +54,10 @@ class Row:
         value = self.get(*names)
         text = as_text(value, self.where) if value is not None else ""
         if is_blank(text):
-            raise DataError(f"{self.where}: no {names[0]}; every row needs one, found columns {self._found()}")
+            raise Blank(
+                f"{self.where}: no {names[0]}; every row needs one, found columns {self._found()}; "
+                "data.format: {FORMAT: {empty: drop}} leaves such rows out and counts them"
+            )
         return text
 
     def string(self, *names: str) -> str:

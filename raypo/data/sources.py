@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -52,24 +51,24 @@ def load(
     first = next(found, None)
     if first is None:
         raise DataError(f"{source}: no rows; a data set needs at least one")
+    everything = [first, *found]
     if isinstance(first[1], get_args(Record)):
-        return _finished(source, "records", [record for _, record in chain([first], found)])
-    rows = (Row(values, where, columns) for where, values in chain([first], found))
+        return _finished(source, "records", len(everything), [record for _, record in everything])
     reader, options = _format(format, Row(first[1], first[0], columns))
-    return _finished(source, reader.__name__, reader(rows, **options))
+    rows = (Row(values, where, columns) for where, values in everything)
+    return _finished(source, reader.__name__, len(everything), reader(rows, **options))
 
 
-def _finished(source: str, name: str, made: Iterable[Record | Dropped]) -> Loaded:
-    report: Counter[str] = Counter()
+def _finished(source: str, name: str, rows: int, made: Iterable[Record | Dropped]) -> Loaded:
+    report = Counter(rows=rows)
     records: list[Record] = []
     for record in made:
-        report["rows"] += 1
         if isinstance(record, Dropped):
             report[f"dropped/{record.reason}"] += 1
         else:
             records.append(record)
     if not records:
-        raise DataError(f"{source}: no row is left of {report['rows']}; {dict(report)}")
+        raise DataError(f"{source}: no row is left of {rows}; {dict(report)}")
     return Loaded(records, name, dict(report))
 
 

@@ -68,6 +68,9 @@ def _parse(spec: Any, where: str, problems: list[str]) -> Transform | None:
     model = _model(name)
     if not isinstance(given, Mapping):
         values = given if isinstance(given, list | tuple) else [given]
+        if len(values) > len(model.model_fields):
+            problems.append(f"{where}.{name}: takes at most {len(model.model_fields)} values, got {values!r}")
+            return None
         given = dict(zip(model.model_fields, values, strict=False))
     try:
         return Transform(name, model.model_validate(dict(given)).model_dump())

@@ -3,18 +3,81 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, TypeVar, get_args
 
-from raypo.data.records import Demonstration, Labelled, Pair, Ranking, Text, common_prefix, is_blank, word_boundary
-from raypo.data.rows import Row, as_text
+from raypo.data.records import (
+    Demonstration,
+    Labelled,
+    Pair,
+    Ranking,
+    Record,
+    Text,
+    common_prefix,
+    is_blank,
+    word_boundary,
+)
+from raypo.data.rows import Blank, Dropped, Row, as_text
 from raypo.errors import DataError
 
+Made = TypeVar("Made", bound=Record)
+Empty = Literal["refuse", "drop"]
 
-def pairs(rows: Iterable[Row]) -> Iterator[Pair]:
+
+def pairs(rows: Iterable[Row], *, empty: Empty = "refuse") -> Iterator[Pair | Dropped]:
     """A better and a worse answer; the prompt is a column of its own or what both answers begin with."""
+    return _each(rows, pair, empty)
+
+
+def stepwise(rows: Iterable[Row], *, empty: Empty = "refuse") -> Iterator[Pair | Dropped]:
+    """A right and a wrong next step after the same steps; nothing ends after a step, so no end token follows."""
+    return _each(rows, _step, empty)
+
+
+def unpaired(rows: Iterable[Row], *, empty: Empty = "refuse") -> Iterator[Labelled | Dropped]:
+    """An answer and whether it is good."""
+    return _each(rows, _labelled, empty)
+
+
+def ranked(rows: Iterable[Row], *, empty: Empty = "refuse") -> Iterator[Ranking | Dropped]:
+    """Several answers to a prompt with a score each."""
+    return _each(rows, _listed, empty)
+
+
+def completions(rows: Iterable[Row], *, empty: Empty = "refuse") -> Iterator[Demonstration | Dropped]:
+    """Answers to imitate."""
+    return _each(rows, _demonstrated, empty)
+
+
+def ranked_rows(rows: Iterable[Row], *, empty: Empty = "refuse") -> Iterator[Ranking | Dropped]:
+    """One scored answer a row; rows of one prompt, wherever they stand, make one list, those alone are dropped."""
+    lists: dict[str, list[Demonstration]] = {}
+    for made in _each(rows, _demonstrated, empty):
+        if isinstance(made, Dropped):
+            yield made
+        else:
+            lists.setdefault(repr(made.prompt), []).append(made)
+    for members in lists.values():
+        first, models = members[0], tuple(member.model for member in members)
+        if len(members) < 2:
+            yield Dropped("one_answer")
+            continue
+        answers = [member.completion for member in members]
+        scores = [member.score for member in members]
+        yield ranking(first.source, first.prompt, answers, scores, models if any(models) else ())
+
+
+def _each(rows: Iterable[Row], make: Callable[[Row], Made], empty: Empty) -> Iterator[Made | Dropped]:
+    if empty not in get_args(Empty):
+        raise DataError(f"data.format: empty must be one of {', '.join(get_args(Empty))}, got {empty!r}")
     for row in rows:
-        yield pair(row)
+        try:
+            made: Made | Dropped = make(row)
+        except Blank:
+            if empty == "refuse":
+                raise
+            made = Dropped("empty_answer")
+        yield made
 
 
 def pair(row: Row) -> Pair:
@@ -49,37 +112,33 @@ def _parted(row: Row, chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
     )
 
 
-def stepwise(rows: Iterable[Row]) -> Iterator[Pair]:
-    """A right and a wrong next step after the same steps; nothing ends after a step, so no end token follows."""
-    for row in rows:
-        steps = row.get("prefix", "initial_reason_steps") or ""
-        prefix = steps if isinstance(steps, str) else "".join(f"{step}\n" for step in steps)
-        question = row.text("prompt")
-        yield Pair(
-            question + prefix if isinstance(question, str) else _begun(question, prefix),
-            row.text("chosen"),
-            row.text("rejected"),
-            final=False,
-            source=row.where,
-        )
+def _step(row: Row) -> Pair:
+    steps = row.get("prefix", "initial_reason_steps") or ""
+    prefix = steps if isinstance(steps, str) else "".join(f"{step}\n" for step in steps)
+    question = row.text("prompt")
+    return Pair(
+        question + prefix if isinstance(question, str) else _begun(question, prefix),
+        row.text("chosen"),
+        row.text("rejected"),
+        final=False,
+        source=row.where,
+    )
 
 
 def _begun(question: tuple[Any, ...], prefix: str) -> Text:
     return (*question, {"role": "assistant", "content": prefix}) if prefix else question
 
 
-def unpaired(rows: Iterable[Row]) -> Iterator[Labelled]:
-    """An answer and whether it is good."""
-    for row in rows:
-        prompt, completion = _answered(row)
-        yield Labelled(
-            prompt,
-            completion,
-            _label(row),
-            score=row.number("score"),
-            model=row.string("source_model"),
-            source=row.where,
-        )
+def _labelled(row: Row) -> Labelled:
+    prompt, completion = _answered(row)
+    score, model = row.number("score"), row.string("source_model")
+    return Labelled(prompt, completion, _label(row), score=score, model=model, source=row.where)
+
+
+def _demonstrated(row: Row) -> Demonstration:
+    prompt, completion = _answered(row)
+    score, model = row.number("score"), row.string("source_model")
+    return Demonstration(prompt, completion, score=score, model=model, source=row.where)
 
 
 def _label(row: Row) -> bool:
@@ -97,54 +156,32 @@ def _answered(row: Row) -> tuple[Text, Text]:
     if row.get("completion") is not None or row.get("messages") is None:
         return row.text("prompt"), row.text("completion")
     said = row.text("messages")
-    if isinstance(said, str) or len(said) < 2 or said[-1]["role"] != "assistant" or is_blank(said[-1:]):
+    if isinstance(said, str) or len(said) < 2 or said[-1]["role"] != "assistant":
         raise DataError(f"{row.where}: messages must end with the assistant's answer to somebody; got {said!r:.120}")
+    if is_blank(said[-1:]):
+        raise Blank(f"{row.where}: the last message is empty")
     return said[:-1], said[-1:]
 
 
-def ranked(rows: Iterable[Row]) -> Iterator[Ranking]:
-    """Several answers to a prompt with a score each; answers may be texts or objects with the text and score inside."""
-    for row in rows:
-        answers = row.items("completions")
-        scores = row.items("scores")
-        models = row.get("models") or []
-        if len(answers) != len(scores):
-            raise DataError(f"{row.where}: {len(answers)} completions but {len(scores)} scores")
-        yield ranking(row, row.text("prompt"), answers, scores, models)
+def _listed(row: Row) -> Ranking:
+    answers, scores = row.items("completions"), row.items("scores")
+    if len(answers) != len(scores):
+        raise DataError(f"{row.where}: {len(answers)} completions but {len(scores)} scores")
+    return ranking(row.where, row.text("prompt"), answers, scores, row.get("models") or ())
 
 
-def ranking(row: Row, prompt: Text, answers: list[Any], scores: list[Any], models: Iterable[Any] = ()) -> Ranking:
+def ranking(
+    where: str, prompt: Text, answers: Iterable[Any], scores: Iterable[Any], models: Iterable[Any] = ()
+) -> Ranking:
     """One ranked list, checked."""
-    texts = tuple(as_text(answer, row.where) for answer in answers)
+    texts = tuple(as_text(answer, where) for answer in answers)
     blank = [i for i, text in enumerate(texts) if is_blank(text)]
     if blank:
-        raise DataError(f"{row.where}: completion {blank[0] + 1} of {len(texts)} is empty")
+        raise Blank(f"{where}: completion {blank[0] + 1} of {len(texts)} is empty")
     try:
         numbers = tuple(float(score) for score in scores)
     except (TypeError, ValueError):
-        raise DataError(f"{row.where}: scores must be numbers, got {scores!r:.120}") from None
+        raise DataError(f"{where}: scores must be numbers, got {scores!r:.120}") from None
     if len(texts) < 2 or not all(map(math.isfinite, numbers)):
-        raise DataError(f"{row.where}: a ranked list needs two answers or more with finite scores, got {numbers}")
-    return Ranking(prompt, texts, numbers, models=tuple(map(str, models)), source=row.where)
-
-
-def ranked_rows(rows: Iterable[Row]) -> Iterator[Ranking]:
-    """One scored answer a row; rows of one prompt, wherever they stand, make one list."""
-    lists: dict[Text, list[Row]] = {}
-    for row in rows:
-        prompt = row.text("prompt")
-        key = prompt if isinstance(prompt, str) else repr(prompt)
-        lists.setdefault(key, []).append(row)
-    for members in lists.values():
-        answers, scores = [row.text("completion") for row in members], [row.number("score") for row in members]
-        models = [row.string("source_model") for row in members]
-        yield ranking(members[0], members[0].text("prompt"), answers, scores, models if any(models) else ())
-
-
-def completions(rows: Iterable[Row]) -> Iterator[Demonstration]:
-    """Answers to imitate."""
-    for row in rows:
-        prompt, completion = _answered(row)
-        yield Demonstration(
-            prompt, completion, score=row.number("score"), model=row.string("source_model"), source=row.where
-        )
+        raise DataError(f"{where}: a ranked list needs two answers or more with finite scores, got {numbers}")
+    return Ranking(prompt, texts, numbers, models=tuple(map(str, models)), source=where)

@@ -55,7 +55,7 @@ def ultrafeedback_raw(rows: Iterable[Row], *, score: str = "fine-grained_score")
             raise DataError(f"{row.where}: completions have no {score!r}, found {', '.join(sorted(missing[0]))}")
         question = _asked(row.text("instruction"))
         answers = [_said(c["response"]) for c in given]
-        yield ranking(row, question, answers, [c[score] for c in given], [str(c.get("model", "")) for c in given])
+        yield ranking(row.where, question, answers, [c[score] for c in given], [str(c.get("model", "")) for c in given])
 
 
 def shp(rows: Iterable[Row], *, min_score_ratio: float = 2.0) -> Iterator[Pair | Dropped]:
