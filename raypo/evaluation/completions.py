@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypo.data.records import Text
-from raypo.evaluation.judges import Comparison, Verdict
+from raypo.evaluation.judges import Verdict
 from raypo.evaluation.prompts import as_text
 
 SCHEMA = pa.schema(
@@ -49,23 +49,24 @@ class Judged:
     failure: str | None = None
 
 
-def judged(fraction: float, comparisons: Sequence[Comparison], verdicts: Sequence[Verdict], judge: str) -> list[Judged]:
-    """Rows to be stored, one a comparison; `fraction` in (0, 1] is the share of the schedule done."""
-    rows = []
-    for item, verdict in zip(comparisons, verdicts, strict=True):
-        first, second = verdict.orders or (math.nan, math.nan)
-        own, other = verdict.ratings or (math.nan, math.nan)
-        prompt: Text = item.prompt
-        texts = (as_text(prompt), item.answer, item.opponent)
-        rows.append(Judged(fraction, *texts, verdict.score, judge, first, second, own, other, verdict.failure))
-    return rows
+def append(
+    path: Path,
+    *,
+    fraction: float,
+    prompts: Sequence[Text],
+    answers: Sequence[str],
+    opponents: Sequence[str],
+    verdicts: Sequence[Verdict],
+    judge: str,
+) -> None:
+    """Add one evaluation, made at `fraction` in (0, 1] of the schedule, to a file.
 
-
-def append(path: Path, rows: Sequence[Judged]) -> None:
-    """Add rows to a file, replacing those of the same fraction: an evaluation that is run again is stored once."""
-    fractions = {row.fraction for row in rows}
-    kept = [row for row in read(path) if row.fraction not in fractions] if path.exists() else []
-    columns = {name: [getattr(row, name) for row in (*kept, *rows)] for name in SCHEMA.names}
+    Rows of the same fraction are replaced: an evaluation that is run again is stored once.
+    """
+    kept = [row for row in read(path) if row.fraction != fraction] if path.exists() else []
+    texts = zip(map(as_text, prompts), answers, opponents, strict=True)
+    rows = [*kept, *(_row(fraction, *text, v, judge) for text, v in zip(texts, verdicts, strict=True))]
+    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     pq.write_table(pa.table(columns, schema=SCHEMA), part)
     part.replace(path)
@@ -75,3 +76,9 @@ def read(path: Path, fraction: float | None = None) -> list[Judged]:
     """The stored rows, of one evaluation if `fraction` is given."""
     rows = [Judged(**row) for row in pq.read_table(path).to_pylist()]
     return [row for row in rows if fraction is None or row.fraction == fraction]
+
+
+def _row(fraction: float, prompt: str, answer: str, opponent: str, verdict: Verdict, judge: str) -> Judged:
+    first, second = verdict.orders or (math.nan, math.nan)
+    own, other = verdict.ratings or (math.nan, math.nan)
+    return Judged(fraction, prompt, answer, opponent, verdict.score, judge, first, second, own, other, verdict.failure)

@@ -1,7 +1,7 @@
-"""Asking an OpenAI-compatible server: retries, a limit on concurrency, counters, a budget, and replies on file.
+"""Asking an OpenAI-compatible server: retries with jitter, and secrets that stay secret.
 
-The address and the key come from OPENAI_BASE_URL and OPENAI_API_KEY when the first question is asked. The key is kept
-in no object of this package and is struck from every message.
+The key comes from the environment when the first question is asked, is kept in no object of this package, and is struck
+from every message.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import openai
@@ -20,7 +19,7 @@ from openai.types.chat import ChatCompletion
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from raypo.errors import JudgeError
-from raypo.evaluation.judges.cache import SharedLines, content_key
+from raypo.evaluation.judges.spending import Spending
 from raypo.evaluation.judges.templates import Reply
 
 RETRIED = (
@@ -40,72 +39,45 @@ class Unanswered(Exception):
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What may be spent: price of a million prompt and completion tokens, and a limit in the same currency."""
+class Patience:
+    """Attempts at one question, seconds for each, and the longest wait between two of them."""
 
-    prompt_price: float = 0.0
-    completion_price: float = 0.0
-    limit: float | None = None
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        return (prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) / 1e6
+    attempts: int = 6
+    timeout_s: float = 60
+    wait_s: float = 30
 
 
-@dataclass
-class Spending:
-    """Calls and tokens so far, of all processes that write to `folder` (of this one alone where it is None)."""
+@dataclass(frozen=True)
+class Address:
+    """Where a server is (None: OPENAI_BASE_URL, else OpenAI) and which environment variable holds its key."""
 
-    budget: Budget = field(default_factory=Budget)
-    folder: Path | None = None
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    base_url: str | None = None
+    key_variable: str = "OPENAI_API_KEY"
 
-    def __post_init__(self) -> None:
-        self._lines = None if self.folder is None else SharedLines(self.folder)
-        self._lock = threading.Lock()
+    def open(self, timeout_s: float) -> openai.OpenAI:
+        """A client for this server; raises JudgeError where neither address nor key is given."""
+        url = self.base_url or os.environ.get("OPENAI_BASE_URL")
+        key = os.environ.get(self.key_variable)
+        if not key and not url:
+            raise JudgeError(
+                f"judge llm: no server is named; set {self.key_variable}, or OPENAI_BASE_URL for a server of your own"
+            )
+        return openai.OpenAI(base_url=url, api_key=key or "none", timeout=timeout_s, max_retries=0)
 
-    @property
-    def cost(self) -> float:
-        return self.budget.cost(self.prompt_tokens, self.completion_tokens)
-
-    def add(self, reply: Reply) -> None:
-        """Count one answered call."""
-        with self._lock:
-            if self._lines is None:
-                self._count(reply.prompt_tokens, reply.completion_tokens)
-            else:
-                self._lines.append([reply.prompt_tokens, reply.completion_tokens])
-                self._read_on()
-
-    def check(self) -> None:
-        """Raise JudgeError once the budget is spent; calls already under way still end."""
-        with self._lock:
-            self._read_on()
-            if self.budget.limit is not None and self.cost >= self.budget.limit:
-                raise JudgeError(
-                    f"judge llm: the budget of {self.budget.limit:g} is spent ({self.cost:.4g} in {self.calls} calls); "
-                    "raise it, or judge fewer prompts"
-                )
-
-    def _read_on(self) -> None:
-        for line in () if self._lines is None else self._lines.new():
-            self._count(*line)
-
-    def _count(self, prompt_tokens: int, completion_tokens: int) -> None:
-        self.calls += 1
-        self.prompt_tokens += prompt_tokens
-        self.completion_tokens += completion_tokens
+    def strike(self, text: str) -> str:
+        """The text without the key or any part of it that a server may echo."""
+        key = os.environ.get(self.key_variable)
+        if not key:
+            return text
+        # Servers like to echo a key with stars in its middle.
+        return re.sub(re.escape(key[:4]) + r"\S*", "***", text.replace(key, "***"))
 
 
 class ChatServer:
     """A chat model behind an OpenAI-compatible server; may be asked from many threads at once."""
 
-    def __init__(
-        self, model: str, spending: Spending, *, attempts: int = 6, timeout_s: float = 60, wait_s: float = 30
-    ) -> None:
-        self.model, self.spending = model, spending
-        self.attempts, self.timeout_s, self.wait_s = attempts, timeout_s, wait_s
+    def __init__(self, model: str, address: Address, spending: Spending, patience: Patience) -> None:
+        self.model, self.address, self.spending, self.patience = model, address, spending, patience
         self._client: openai.OpenAI | None = None
         self._failures = 0
         self._lock = threading.Lock()
@@ -115,16 +87,16 @@ class ChatServer:
         self.spending.check()
         retrying = Retrying(
             retry=retry_if_exception_type(RETRIED),
-            wait=wait_random_exponential(multiplier=self.wait_s / 30, max=self.wait_s),
-            stop=stop_after_attempt(self.attempts),
+            wait=wait_random_exponential(multiplier=self.patience.wait_s / 30, max=self.patience.wait_s),
+            stop=stop_after_attempt(self.patience.attempts),
             reraise=True,
         )
         try:
             reply = retrying(self._once, messages, decoding)
         except REFUSED as error:
-            raise JudgeError(f"judge llm: {self.model}: {_plain(error)}") from None
+            raise JudgeError(f"judge llm: {self.model}: {self._plain(error)}") from None
         except (openai.OpenAIError, json.JSONDecodeError) as error:
-            raise self._in_vain(_plain(error)) from None
+            raise self._in_vain(self._plain(error)) from None
         self._failures = 0
         self.spending.add(reply)
         return reply
@@ -146,12 +118,7 @@ class ChatServer:
     def _open(self) -> openai.OpenAI:
         with self._lock:
             if self._client is None:
-                key = os.environ.get("OPENAI_API_KEY")
-                if not key and not os.environ.get("OPENAI_BASE_URL"):
-                    raise JudgeError(
-                        "judge llm: no server is named; set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own"
-                    )
-                self._client = openai.OpenAI(api_key=key or "none", timeout=self.timeout_s, max_retries=0)
+                self._client = self.address.open(self.patience.timeout_s)
             return self._client
 
     def _in_vain(self, reason: str) -> Exception:
@@ -161,41 +128,11 @@ class ChatServer:
                 return Unanswered(reason)
         return JudgeError(f"judge llm: {self.model}: {IN_A_ROW} questions in a row got no answer, the last: {reason}")
 
-
-class Recorded:
-    """Replies on file: answers from a file alone, or from a server while writing one."""
-
-    def __init__(self, path: Path, server: ChatServer | None = None, model: str = "") -> None:
-        self.path, self.server, self.model = Path(path), server, model
-        self._lock = threading.Lock()
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        self._replies = {line["key"]: Reply(**line["reply"]) for line in map(json.loads, lines)}
-        if server is None and not self._replies:
-            raise JudgeError(f"{path}: no recorded replies here; record them with a server first")
-
-    def ask(self, messages: list[dict[str, str]], decoding: Mapping[str, Any]) -> Reply:
-        """The recorded reply, else the server's; raises Unanswered where there is neither."""
-        key = content_key({"model": self.model}, [messages, decoding])
-        if key in self._replies:
-            return self._replies[key]
-        if self.server is None:
-            raise Unanswered(f"{self.path.name} holds no reply to this question")
-        reply = self.server.ask(messages, decoding)
-        with self._lock, self.path.open("a") as file:
-            file.write(json.dumps({"key": key, "reply": asdict(reply)}) + "\n")
-        self._replies[key] = reply
-        return reply
-
-
-def _plain(error: Exception) -> str:
-    """What went wrong in one line, without the key or any part of it that a server may echo."""
-    if isinstance(error, openai.APITimeoutError):
-        return "the server did not answer in time"
-    if isinstance(error, json.JSONDecodeError):
-        return "the reply is no JSON"
-    text = " ".join(str(error).split())[:300]
-    if key := os.environ.get("OPENAI_API_KEY"):
-        text = text.replace(key, "***")
-        # Servers like to echo a key with stars in its middle.
-        text = re.sub(re.escape(key[:4]) + r"\S*", "***", text)
-    return f"{type(error).__name__}: {text}"
+    def _plain(self, error: Exception) -> str:
+        """What went wrong, in one line without secrets."""
+        if isinstance(error, openai.APITimeoutError):
+            return "the server did not answer in time"
+        if isinstance(error, json.JSONDecodeError):
+            return "the reply is no JSON"
+        text = self.address.strike(" ".join(str(error).split()))
+        return f"{type(error).__name__}: {text[:300]}"

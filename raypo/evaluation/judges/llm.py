@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 from raypo.errors import JudgeError
 from raypo.evaluation.judges.cache import MarkCache
-from raypo.evaluation.judges.chat import Budget, ChatServer, Recorded, Spending, Unanswered
+from raypo.evaluation.judges.chat import Address, ChatServer, Patience, Unanswered
 from raypo.evaluation.judges.marks import Answer, Mark, Question
+from raypo.evaluation.judges.replay import Recorded
+from raypo.evaluation.judges.spending import Budget, Spending
 from raypo.evaluation.judges.templates import TEMPLATES, Reply, Template
 from raypo.evaluation.judges.verdicts import MAX_FAILED, PairJudge, RatingJudge, win_tie_loss
 from raypo.evaluation.prompts import as_text
@@ -29,13 +31,16 @@ def llm(
     model: str,
     template: str,
     *,
+    base_url: str | None = None,
+    key_variable: str = "OPENAI_API_KEY",
     decoding: Mapping[str, Any] | None = None,
     revision: str = "",
     concurrency: int = 8,
     attempts: int = 6,
     timeout_s: float = 60,
     wait_s: float = 30,
-    budget: Budget | None = None,
+    price_per_million_tokens: tuple[float, float] = (0.0, 0.0),
+    max_cost: float | None = None,
     spending_folder: Path | None = None,
     replay: Path | None = None,
     record: Path | None = None,
@@ -44,15 +49,22 @@ def llm(
 ) -> PairJudge | RatingJudge:
     """A judge by a chat model and one of `TEMPLATES`; nothing is asked or opened before the first comparison.
 
-    `decoding` replaces the template's own settings; `revision` tells states of a model apart that has one name.
-    `budget` stops spending over all processes that share `spending_folder`. With `replay` only that file answers;
-    with `record` every reply is kept in a file that `replay` reads. Raises JudgeError for an unknown template.
+    The key is read from the environment variable that `key_variable` names, the address from OPENAI_BASE_URL where
+    `base_url` is None. `decoding` replaces the template's own settings; `revision` tells states of a model apart that
+    has one name. Spending stops at `max_cost`, in the currency of the prices (prompt, completion), over all processes
+    that share `spending_folder`. With `replay` only that file answers; with `record` every reply is kept in a file that
+    `replay` reads. Raises JudgeError for an unknown template and for a limit without prices.
     """
     if template not in TEMPLATES:
         raise JudgeError(f"judge llm: no template {template!r}; allowed: {', '.join(TEMPLATES)}")
+    if max_cost is not None and not any(price_per_million_tokens):
+        raise JudgeError("judge llm: max_cost without price_per_million_tokens never stops anything; give both prices")
     asked = TEMPLATES[template]
     server = ChatServer(
-        model, Spending(budget or Budget(), spending_folder), attempts=attempts, timeout_s=timeout_s, wait_s=wait_s
+        model,
+        Address(base_url, key_variable),
+        Spending(Budget(*price_per_million_tokens, max_cost), spending_folder),
+        Patience(attempts, timeout_s, wait_s),
     )
     source: Asked = server
     if replay is not None:

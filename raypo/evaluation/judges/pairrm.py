@@ -20,7 +20,7 @@ from raypo.errors import ModelError
 from raypo.evaluation.judges.batches import by_length
 from raypo.evaluation.judges.cache import MarkCache
 from raypo.evaluation.judges.marks import Mark, Question
-from raypo.evaluation.judges.verdicts import PairJudge
+from raypo.evaluation.judges.verdicts import MAX_FAILED, PairJudge
 from raypo.evaluation.prompts import as_text
 
 SOURCE, FIRST, SECOND = "<|source|>", "<|candidate1|>", "<|candidate2|>"
@@ -28,7 +28,9 @@ SOURCE_TOKENS, ALL_TOKENS = 1224, 2048
 BATCH_TOKENS = 16384
 
 
-def pairrm(path: str | Path, *, device: str = "cpu", cache: MarkCache | None = None) -> PairJudge:
+def pairrm(
+    path: str | Path, *, device: str = "cpu", cache: MarkCache | None = None, max_failed: float = MAX_FAILED
+) -> PairJudge:
     """A judge by PairRM in a folder (the layout of `llm-blender/PairRM-hf`); raises ModelError for anything else."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -41,7 +43,7 @@ def pairrm(path: str | Path, *, device: str = "cpu", cache: MarkCache | None = N
     ]
     if lacking:
         raise ModelError(f"{path}: not a PairRM folder, it lacks {', '.join(lacking[:3])}; give llm-blender/PairRM-hf")
-    return PairJudge(_PairRM(model.to(device).eval(), tokenizer, hash_folder(path)[:12]), cache)
+    return PairJudge(_PairRM(model.to(device).eval(), tokenizer, hash_folder(path)[:12]), cache, max_failed)
 
 
 class PairRanker(DebertaV2PreTrainedModel):
