@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from raypo.evaluation.judges import Verdict
-from raypo.evaluation.kl import divergence
+from raypo.evaluation.kl import Divergence
 from raypo.evaluation.length_control import length_controlled
 from raypo.evaluation.sampling import Completion
 from raypo.evaluation.text_health import text_health
@@ -71,15 +70,13 @@ def evaluate(
     completions: Sequence[Completion],
     opponent: Opponent,
     verdicts: Sequence[Verdict],
-    policy: Sequence[ArrayLike],
-    reference: Sequence[ArrayLike],
+    drift: Divergence,
     *,
     judge: str,
 ) -> Evaluation:
-    """Put N answers, the opponent's, their verdicts and their token log-probs under both models together."""
+    """Put N answers, the opponent's, their verdicts and how far the policy moved on them together."""
     scores = [verdict.score for verdict in verdicts]
     lengths = [len(completion.tokens) for completion in completions]
-    drift = divergence(policy, reference)
     health = text_health(
         [c.text for c in completions], [c.tokens for c in completions], [c.truncated for c in completions]
     )
