@@ -39,9 +39,9 @@ def kto(
     0.25
     """
     advantage, z = advantages(policy, reference, mismatched)
-    weight = torch.where(policy.desirable, lambda_desirable, lambda_undesirable)
-    loss = Loss.of(weight * torch.sigmoid(-beta * advantage))
-    return loss.with_metrics(**kto_metrics(policy, reference, mismatched, beta, z))
+    loss = torch.sigmoid(-beta * advantage)
+    loss = torch.where(policy.desirable, lambda_desirable * loss, lambda_undesirable * loss)
+    return Loss.of(loss).with_metrics(**kto_metrics(policy, reference, mismatched, beta, z))
 
 
 def advantages(policy: Unpaired, reference: Unpaired, mismatched: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,6 @@ def kto_tanh(
     1.0
     """
     advantage, z = advantages(policy, reference, mismatched)
-    weight = torch.where(policy.desirable, lambda_desirable, lambda_undesirable)
-    loss = Loss.of(weight * 2 * torch.sigmoid(-2 * beta * advantage))
-    return loss.with_metrics(**kto_metrics(policy, reference, mismatched, beta, z))
+    loss = 2 * torch.sigmoid(-2 * beta * advantage)
+    loss = torch.where(policy.desirable, lambda_desirable * loss, lambda_undesirable * loss)
+    return Loss.of(loss).with_metrics(**kto_metrics(policy, reference, mismatched, beta, z))

@@ -30,7 +30,7 @@ def ld_dpo(policy: Pairs, reference: Pairs, *, beta: PerNat = 0.1, alpha: Fracti
     shared = torch.minimum(policy.chosen.lengths, policy.rejected.lengths)[:, None]
 
     def weights(side: Scores) -> Tensor:
-        return torch.where(side.mask.cumsum(-1) <= shared, 1.0, alpha)
+        return torch.where(side.mask.cumsum(-1) <= shared, side.logps.new_ones(()), alpha)
 
     chosen = beta * log_ratio(policy.chosen, reference.chosen, weights(policy.chosen))
     rejected = beta * log_ratio(policy.rejected, reference.rejected, weights(policy.rejected))

@@ -69,4 +69,4 @@ def _weights(embeddings: Tensor, tau: float, weighting: str, diagonal_weight: fl
         return prompt_weights(embeddings, tau), ones / n
     if n == 1:
         return ones, ones
-    return ones, torch.where(diagonal, diagonal_weight, (1 - diagonal_weight) / (n - 1)).to(ones)
+    return ones, torch.where(diagonal, diagonal_weight * ones, (1 - diagonal_weight) / (n - 1))
