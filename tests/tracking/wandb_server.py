@@ -48,7 +48,8 @@ class WandbServer:
 
     def __init__(self) -> None:
         self.runs: dict[str, ServerRun] = {}
-        self.artifacts: list[dict[str, Any]] = []
+        self.artifacts: dict[str, dict[str, Any]] = {}
+        self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.fail: Callable[[str], int | None] = lambda _: None
         self.delay_s = 0.0
@@ -118,12 +119,51 @@ class WandbServer:
         if run is None:
             return {"project": {"run": None}}
         known = {"id": f"id-{run.name}", "name": run.name, "state": run.state, "historyLineCount": len(run.lines)}
-        return {"project": {"run": {"projectId": "1", "tags": [], "user": None, **known}}}
+        return {"project": {"run": {"projectId": "1", "tags": [], **known}}}
+
+    def on_ArtifactType(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"artifact": None}}
 
     def on_CreateRunFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
         names = variables["files"]
         files = [{"name": file, "uploadUrl": f"{self.url}/put/{variables['run']}/{file}"} for file in names]
         return {"createRunFiles": {"runID": f"id-{variables['run']}", "uploadHeaders": [], "files": files}}
+
+    def on_CreateArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        asked = variables["input"]
+        name = asked["artifactCollectionName"]
+        self.artifacts[f"artifact-{name}"] = asked
+        sequence = {"latestArtifact": None}
+        return {
+            "createArtifact": {"artifact": {"id": f"artifact-{name}", "state": "PENDING", "artifactSequence": sequence}}
+        }
+
+    def on_CreateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        file = {"id": "F", "name": variables["name"], "displayName": variables["name"]}
+        upload = {"uploadUrl": f"{self.url}/blob/{variables['artifactID']}/manifest", "uploadHeaders": []}
+        return {
+            "createArtifactManifest": {"artifactManifest": {"id": variables["artifactID"], "file": {**file, **upload}}}
+        }
+
+    def on_CreateArtifactFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
+        nodes = [
+            {
+                "id": "F",
+                "name": spec["name"],
+                "displayName": spec["name"],
+                "storagePath": None,
+                "uploadUrl": f"{self.url}/blob/{spec['artifactID']}/{spec['name']}",
+                "uploadHeaders": [],
+                "uploadMultipartUrls": None,
+                "artifact": {"id": spec["artifactID"]},
+            }
+            for spec in variables["input"]["artifactFiles"]
+        ]
+        return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+
+    def on_CommitArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.artifacts[variables["artifactID"]]["committed"] = True
+        return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": "d"}}}
 
     def stream(self, name: str, body: dict[str, Any]) -> None:
         """Take one file stream request: lines of the history at their offset, the summary, the end of the run."""
@@ -174,6 +214,8 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
                 server.stream(parts[3], json.loads(body))
             elif parts[0] == "put":
                 server.runs[parts[1]].files["/".join(parts[2:])] = body
+            elif parts[0] == "blob":
+                server.blobs["/".join(parts[1:])] = body
             self.reply({"limits": {}, "exitcode": None})
 
         do_POST = do_PUT = do_GET = take
@@ -181,12 +223,20 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Clients that hang up are part of the tests."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        pass
+
+
 @contextmanager
 def wandb_server() -> Iterator[WandbServer]:
     """Serve on a free local port until the block ends."""
     server = WandbServer()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
-    http.daemon_threads = True
+    http = QuietServer(("127.0.0.1", 0), _handler(server))
     server.url = f"http://127.0.0.1:{http.server_address[1]}"
     threading.Thread(target=http.serve_forever, daemon=True).start()
     try:
