@@ -6,9 +6,9 @@ learning rate looks good early and collapses late. Every decision is a function 
 state, and never waits. With `lag` it looks only at trials numbered more than `lag` below the trial's own; where a trial
 is drawn once those have ended (`RepeatableSampler.waits_for`), a pruned search too repeats exactly.
 
-Optuna's own pruners differ in ways that matter here: successive halving writes to the storage while deciding and spaces
-its rungs by powers, the median pruner credits a collapsed trial with its best past value, and Wilcoxon takes steps to be
-prompts, which leaves no step for the schedule.
+Optuna's own pruners differ in ways that matter here: successive halving writes to the storage while deciding and
+spaces its rungs by powers, the median pruner credits a collapsed trial with its best past value, and Wilcoxon takes
+steps to be prompts, which leaves no step for the schedule.
 """
 
 import difflib
@@ -82,7 +82,9 @@ class RungPruner(BasePruner):
         self.lag = lag
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether to stop `trial` at its last reported step; the same question has the same answer until others report."""
+        """Whether to stop `trial` at its last reported step; asked again, the answer changes only as others report."""
+        if len(study.directions) > 1:
+            raise StudyError(f"search.pruner: compares one objective, got {len(study.directions)}; set it to none")
         step = trial.last_step
         if step not in self.rungs:
             return False
@@ -110,7 +112,7 @@ class HalvingPruner(RungPruner):
     def __init__(self, rungs: Sequence[int], lag: int | None, reduction: int, brackets: int) -> None:
         super().__init__(rungs, lag)
         self.reduction = reduction
-        # Successive halving from rung b on trains few of its trials to the end, so a full share of the budget needs more.
+        # An early bracket trains few of its trials to the end, so an equal share of the budget pays for more of them.
         self.shares = [math.ceil(brackets * reduction ** (brackets - 1 - b) / (brackets - b)) for b in range(brackets)]
 
     def keeps_up(self, study: optuna.Study, trial: FrozenTrial, step: int, others: Sequence[FrozenTrial]) -> bool:
@@ -163,8 +165,6 @@ class WilcoxonPruner(RungPruner):
 
 
 def _sign(study: optuna.Study) -> float:
-    if len(study.directions) > 1:
-        raise StudyError(f"search.pruner: pruners compare one objective, got {len(study.directions)}; set it to none")
     return -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
 
 
