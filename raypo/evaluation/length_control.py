@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike
 
 from raypo.evaluation.win_rate import Array, Estimate, checked_scores, interval_from_resamples, resampled
 
-RIDGE = 0.02
+RIDGE = np.array([0.001, 0.02, 0.02])
+"""Of quality, length and difficulty; least on the quality, which it only keeps finite where all is won."""
 STEPS = 25
 
 
@@ -120,7 +121,7 @@ def _fit(
         slope, curve = _derivatives(weights * (scores - p), weights * p * (1 - p), length, difficulty)
         if anchors is not None:
             slope, curve = slope + (more := _anchor_derivatives(anchors, coefficients))[0], curve + more[1]
-        slope, curve = slope - RIDGE * coefficients, curve + RIDGE * np.eye(3)
+        slope, curve = slope - RIDGE * coefficients, curve + np.diag(RIDGE)
         step = np.linalg.solve(curve, slope[..., None])[..., 0]
         longest = np.maximum(np.abs(step).max(1, keepdims=True), 1e-12)
         coefficients = coefficients + step * np.minimum(1, 4 / longest)

@@ -105,7 +105,7 @@ def bootstrap(scores: ArrayLike, prompts: ArrayLike, *, seed: int = 0, resamples
     """
     sums, counts = _by_prompt(np.asarray(scores, dtype=np.float64), np.asarray(prompts))
     mean, error = _ratio(sums, counts, np.ones((1, len(sums))))
-    if not 0 < mean[0] < 1 or error[0] < 1e-9 or len(sums) < 2:
+    if not 0 < mean[0] < 1 or error[0] < 1e-7 or len(sums) < 2:
         return wilson(sums / counts)
     means, errors = _ratio(sums, counts, resampled(len(sums), resamples, seed))
     return interval_from_resamples(float(mean[0]), float(error[0]), means, errors)
