@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -27,20 +27,19 @@ def check_corners(method: Method, points: Iterable[Mapping[str, object]]) -> lis
 
 def _problems_at(method: Method, point: Mapping[str, object]) -> list[str]:
     try:
-        found = [f"{text} on {case}" for case in _cases() for text in _problems_on(method, point, case)]
+        found = [f"{text} on {name}" for name, case in _cases().items() for text in _problems_on(method, point, *case)]
     except MethodError as error:
         return [str(error)]
     where = ", ".join(f"{name}={value}" for name, value in point.items())
     return [f"{method.name}: {text} at {where or 'its defaults'}" for text in found]
 
 
-def _problems_on(method: Method, point: Mapping[str, object], case: str) -> list[str]:
-    policy_logps, reference_logps, mask = _cases()[case]
+def _problems_on(
+    method: Method, point: Mapping[str, object], policy_logps: Tensor, reference_logps: Tensor, mask: Tensor
+) -> list[str]:
     policy_logps = policy_logps.clone().requires_grad_()
-    policy = _data(method.policy_type, policy_logps, mask)
     inputs = _inputs(method, point, _data(method.policy_type, reference_logps, mask), mask)
-    inputs = {name: inputs[name] for name in method.needs_for(**point)}
-    loss = method.loss(policy, **inputs, **point)
+    loss = method.loss(_data(method.policy_type, policy_logps, mask), **inputs, **point)
     value = loss.mean()
     value.backward()
     problems = [] if value.isfinite() else [f"loss is not finite (got {value.item()})"]
@@ -79,27 +78,22 @@ def _data(kind: type, logps: Tensor, mask: Tensor) -> Any:
 
 
 def _inputs(method: Method, point: Mapping[str, object], reference: Any, mask: Tensor) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
     half = N // 2
-    return {
-        "reference": reference,
-        "moving_reference": reference,
-        "mismatched": torch.tensor([-3.0, 5.0, 0.5]),
-        "log_partition": FullLogPartition.of(
-            3 * noise(half, T, V),
-            3 * noise(half, T, V),
-            3 * noise(half, T, V),
-            3 * noise(half, T, V),
-            mask[:half],
-            mask[half:],
+    makers: dict[str, Callable[[], Any]] = {
+        "reference": lambda: reference,
+        "moving_reference": lambda: reference,
+        "mismatched": lambda: torch.tensor([-3.0, 5.0, 0.5]),
+        "log_partition": lambda: FullLogPartition.of(
+            *(_noise(half, T, V, seed=i) for i in range(4)), *mask.split(half)
         ),
-        "token_kl": noise(N, T).abs().requires_grad_(),
-        "embeddings": torch.nn.functional.normalize(noise(half if method.policy_type is Pairs else N, 8), dim=-1),
-        "value": noise(N, T).requires_grad_(),
-        "batch": Batch(),
-        "state": method.initial_state(**point),
+        "token_kl": lambda: _noise(N, T).abs().requires_grad_(),
+        "embeddings": lambda: torch.eye(half if method.policy_type is Pairs else N),
+        "value": lambda: _noise(N, T).requires_grad_(),
+        "batch": Batch,
+        "state": lambda: method.initial_state(**point),
     }
+    return {name: makers[name]() for name in method.needs_for(**point)}
+
+
+def _noise(*shape: int, seed: int = 0) -> Tensor:
+    return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
