@@ -23,6 +23,7 @@ _QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "64",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
@@ -61,17 +62,23 @@ class Cluster:
         """
         if self.slots and not any(slot.alive for slot in self.slots):
             error = next((slot.error for slot in self.slots if slot.error), None)
-            raise ClusterError(f"no slot is left: {error or 'their worker groups ended'}; raypo resume continues the search")
+            raise ClusterError(
+                f"no slot is left: {error or 'their worker groups ended'}; raypo resume continues the search"
+            )
 
 
 @contextlib.contextmanager
 def joined(study: Study, address: str | None, log_to_driver: bool = False) -> Iterator[None]:
     """Be connected to a Ray cluster: the given one, or a local one of this command's own.
 
-    A cluster of our own is taken down at the end, with every process that it started.
+    A cluster of our own is taken down at the end, with every process that it started. A process that is connected
+    already (a notebook) stays so.
     """
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
     own = address is None
     before = _children()
@@ -129,9 +136,16 @@ def slots_open(study: Study, search: str, folder: Path, bench: str, settings: di
 
     wanted = study.resources
     pool_name = f"raypo-pool-{search}-{os.getpid()}"
-    pool = (
+    pool: Any = (
         ray.remote(SlotPool)
-        .options(name=pool_name, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=10_000)
+        .options(
+            name=pool_name,
+            namespace=NAMESPACE,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            max_concurrency=10_000,
+        )
         .remote(wanted.workers, wanted.recycle_after)
     )
     slots = [
@@ -154,11 +168,13 @@ def slots_open(study: Study, search: str, folder: Path, bench: str, settings: di
     ]
     for slot in slots:
         slot.start()
+    at_once = True
     try:
         yield Cluster(pool, pool_name, slots)
+        at_once = False
     finally:
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(pool.close.remote(), timeout=5)
+            ray.get(pool.close.remote(at_once), timeout=5)
         deadline = time.monotonic() + 15
         for slot in slots:
             slot.close(max(0.1, deadline - time.monotonic()))

@@ -20,9 +20,9 @@ from raypo.search.conductor import LedgerConductor, rules_of
 from raypo.search.folders import read_json, search_folder, write_json
 from raypo.search.grid import grid_cells
 from raypo.search.jobs import Job
-from raypo.search.ledger import Ledger, Row
 from raypo.search.journal import mend
 from raypo.search.lease import lease
+from raypo.search.ledger import Ledger, Row
 from raypo.study import Study, build
 
 BENCH = "raypo.search.bench:TrialBench"
@@ -137,7 +137,12 @@ def run(
         if mended:
             watcher.stage(mended)
         check_resources(study)
-        settings = {"study": study.written(), "search": search.name, "folder": str(search.path), "allow_code": study.allow_code}
+        settings = {
+            "study": study.written(),
+            "search": search.name,
+            "folder": str(search.path),
+            "allow_code": study.allow_code,
+        }
         ledger = search.ledger
         with slots_open(study, search.name, search.path, bench, settings) as cluster:
             watcher.started(search.name, search.path, study)

@@ -121,9 +121,7 @@ class Ledger:
             self.storage.set_trial_user_attr(trial_id, "lost_s", cost_s)
         self.storage.set_trial_user_attr(trial_id, "state", state)
         values = None
-        if state == "finished":
-            values = [float(current.evaluations[-1]["objective"])]
-        elif state == "pruned" and current.evaluations:
+        if state == "finished" or (state == "pruned" and current.evaluations):
             values = [float(current.evaluations[-1]["objective"])]
         self.storage.set_trial_state_values(trial_id, _STATES.get(state, TrialState.FAIL), values)
         return self.row(row.name)
@@ -160,7 +158,7 @@ class Ledger:
     @staticmethod
     def _row(label: str, trial: FrozenTrial) -> Row:
         attributes = trial.user_attrs
-        evaluations = []
+        evaluations: list[dict[str, Any]] = []
         while (entry := attributes.get(f"evaluation:{len(evaluations)}")) is not None:
             evaluations.append(entry)
         default = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting", TrialState.COMPLETE: "finished"}

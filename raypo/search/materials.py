@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raypo.artifacts import Store, hash_folder, hash_of
-from raypo.data.keys import hash_tokenizer, tokens_key
+from raypo.data.keys import tokens_key
 from raypo.data.records import Demonstration, Kind, Record, Text
 from raypo.data.rewriting import as_kind, demonstrations
 from raypo.data.specs import apply_transforms, parse_transforms
@@ -48,7 +48,7 @@ class Materials:
     """The study's shared inputs. Every method is called by all ranks together."""
 
     def __init__(self, study: Study, store: Store, say: Stage) -> None:
-        self.study, self.store, self._say = study, store, say
+        self.study, self.store, self.say = study, store, say
         self._tokens: dict[str, Tokens] = {}
 
     # Models ---------------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ class Materials:
         if model.build is not None:
             from raypo.quickstart.language_model import build_from_text
 
-            self._say("building a small language model from text")
+            self.say("building a small language model from text")
             key = {"build": model.build.model_dump(), "text": hash_folder(model.build.text, self.store.hashes)}
             return made_alone(self.store, "base-model", key, lambda folder: build_from_text(folder, model.build))
         if model.path == QUICKSTART:
@@ -82,11 +82,16 @@ class Materials:
         from raypo.search.starting import fine_tune
 
         tokens = self.tokens_of(self._demonstrations())
-        key = {"model": self.base_hash, "tokens": hash_of(tokens.key), "sft": sft.model_dump(), "dtype": self.study.model.dtype}
+        key = {
+            "model": self.base_hash,
+            "tokens": hash_of(tokens.key),
+            "sft": sft.model_dump(),
+            "dtype": self.study.model.dtype,
+        }
 
         def make(folder: Path) -> None:
-            self._say(f"fine-tuning the starting model on {len(tokens.set)} answers")
-            fine_tune(self.study, self.base, tokens.set, folder, self._say)
+            self.say(f"fine-tuning the starting model on {len(tokens.set)} answers")
+            fine_tune(self.study, self.base, tokens.set, folder, self.say)
 
         return made_together(self.store, "sft-model", key, make)
 
@@ -148,7 +153,7 @@ class Materials:
         if name not in self._tokens:
 
             def make(folder: Path) -> None:
-                self._say(f"tokenising {len(records)} records")
+                self.say(f"tokenising {len(records)} records")
                 tokenise(records, self.tokenizer, limits, data.chat_template).save(folder)
 
             folder = made_alone(self.store, "tokens", key, make)
@@ -168,11 +173,15 @@ class Materials:
             else:
                 raise StudyError("confirm.prompts: needs a source and split that the search does not use")
         source = wanted.source or self.study.data.source
-        how: dict[str, Any] = {"seed": self.study.search.seed} if source == QUICKSTART else {
-            "format": wanted.format,
-            "columns": wanted.columns,
-            "allow_code": self.study.allow_code,
-        }
+        how: dict[str, Any] = (
+            {"seed": self.study.search.seed}
+            if source == QUICKSTART
+            else {
+                "format": wanted.format,
+                "columns": wanted.columns,
+                "allow_code": self.study.allow_code,
+            }
+        )
         found = read_prompts(source, split=wanted.split, count=wanted.count, **how)
         return [Prompt(text, best) for text, best in found]
 
@@ -193,21 +202,6 @@ class Materials:
 
     def _read_more(self, source: str, **how: Any) -> list[Record]:
         return read_records(source, allow_code=self.study.allow_code, **how)
-
-
-def opponent_key(materials: Materials, prompts: list[Prompt]) -> dict[str, Any]:
-    """What the starting model's completions depend on."""
-    return {
-        "model": materials.start_hash,
-        "tokenizer": hash_tokenizer(materials.tokenizer),
-        "prompts": hash_of([prompt.text for prompt in prompts]),
-        "sampling": asdict_sampling(materials.study),
-        "dtype": materials.study.model.dtype,
-    }
-
-
-def asdict_sampling(study: Study) -> dict[str, Any]:
-    return study.objective.sampling.model_dump()
 
 
 def read_answers(path: Path, prompts: list[Prompt]) -> list[str]:
@@ -237,7 +231,9 @@ def _model_folder(path: str) -> Path:
     folder = Path(path).expanduser()
     if folder.exists():
         if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path: {folder} is no model folder, it has no config.json; give a Hugging Face folder")
+            raise ModelError(
+                f"model.path: {folder} is no model folder, it has no config.json; give a Hugging Face folder"
+            )
         return folder.resolve()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -245,6 +241,6 @@ def _model_folder(path: str) -> Path:
     try:
         return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(f"model.path: {path!r} is neither a folder here nor a model that can be fetched: {error}") from None
-
-
+        raise ModelError(
+            f"model.path: {path!r} is neither a folder here nor a model that can be fetched: {error}"
+        ) from None

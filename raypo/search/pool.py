@@ -50,6 +50,7 @@ class SlotPool:
         self._cancelled: set[str] = set()
         self._changed = asyncio.Condition()
         self._closing = False
+        self._leaving = False
 
     # Trials ---------------------------------------------------------------------------------------------------------
 
@@ -117,7 +118,7 @@ class SlotPool:
             state.current = job
             self._queue = deque(waiting for waiting in self._queue if waiting.id != job.id)
         state.pulse = pulse
-        return job.trial not in self._cancelled
+        return job.trial not in self._cancelled and not self._leaving
 
     async def finished(self, slot: str, attempt: str, outcome: Outcome, job: Job) -> None:
         """Rank 0 delivers an outcome; every rank has come to the end of the job."""
@@ -161,9 +162,10 @@ class SlotPool:
 
     # Everybody ------------------------------------------------------------------------------------------------------
 
-    async def close(self) -> None:
-        """Let every slot leave its loop once its present job is done."""
+    async def close(self, at_once: bool = False) -> None:
+        """Let every slot leave its loop once its present job is done, or `at_once` after a checkpoint."""
         self._closing = True
+        self._leaving = at_once
         await self._notify()
 
     async def view(self) -> dict[str, dict[str, object]]:

@@ -35,7 +35,9 @@ def check(study: Study, say: Callable[[str], None]) -> None:
 def _points(study: Study, label: str) -> Iterator[Mapping[str, Value]]:
     entry = study.methods[label]
     rules = rules_of(study, label)
-    searched = {name: v for name, v in study.axes(label).items() if name in entry.hyperparameters or isinstance(v, Space)}
+    searched = {
+        name: v for name, v in study.axes(label).items() if name in entry.hyperparameters or isinstance(v, Space)
+    }
     allowed = (point for point in corners(searched) if rules.allows(point))
     return itertools.islice(allowed, CORNERS)
 
@@ -63,4 +65,11 @@ def _missing_files(study: Study) -> Iterator[str]:
 
 def _looks_local(value: str) -> bool:
     """A path of this machine, rather than a hub id (`owner/name`), a word or an import path."""
-    return value.startswith((".", "/", "~")) or Path(value).suffix in (".gz", ".json", ".jsonl", ".parquet", ".csv", ".txt")
+    return value.startswith((".", "/", "~")) or Path(value).suffix in (
+        ".gz",
+        ".json",
+        ".jsonl",
+        ".parquet",
+        ".csv",
+        ".txt",
+    )

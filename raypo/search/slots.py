@@ -203,7 +203,7 @@ class Slot:
             run_config=RunConfig(
                 name=f"{plan.slot}-{uuid.uuid4().hex[:8]}",
                 storage_path=plan.folder,
-                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=-1),
+                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=-1),  # type: ignore[call-arg]
             ),
         )
         trainer.fit()

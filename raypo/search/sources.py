@@ -26,7 +26,7 @@ def read_records(
 ) -> list[Record]:
     """All rows of a source, or the first `count` of them (the quickstart generates as many as are asked for)."""
     if source == QUICKSTART:
-        rows = task.pairs(count or 2000, seed, _SPLITS.get(split, split))  # type: ignore[arg-type]
+        rows: list[dict[str, Any]] = [*task.pairs(count or 2000, seed, _SPLITS.get(split, split))]  # type: ignore[arg-type]
         return [Pair(**row, source=f"quickstart row {i}") for i, row in enumerate(rows, 1)]
     loaded = sources.load(source, split=split, format=format, columns=columns, allow_code=allow_code)
     return loaded.records[:count]
@@ -35,7 +35,7 @@ def read_records(
 def read_demonstrations(source: str, **how: Any) -> list[Record]:
     """Answers to imitate; the quickstart has its own, of mixed quality."""
     if source == QUICKSTART:
-        rows = task.demonstrations(how.get("count") or 4000, how.get("seed", 0))
+        rows: list[dict[str, Any]] = [*task.demonstrations(how.get("count") or 4000, how.get("seed", 0))]
         return [Demonstration(**row, source=f"quickstart row {i}") for i, row in enumerate(rows, 1)]
     return read_records(source, **how)
 

@@ -45,7 +45,7 @@ class TrialProxy(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         job = self._job.until_fraction(self._at[self._rung])
-        outcome: Outcome = ray.get(self._pool.submit.remote(job))
+        outcome: Any = ray.get(self._pool.submit.remote(job))
         rung, self._rung = self._rung, self._rung + 1
         # As text, for Tune flattens mappings.
         return {"outcome": json.dumps(dataclasses.asdict(outcome)), "rung": rung, "done": outcome.over}
@@ -57,14 +57,23 @@ class TrialProxy(tune.Trainable):
         """Nothing to load: the trial's state is in its folder."""
 
 
-class LedgerSearcher(Searcher):
+class _Asking:
+    """Tune pickles its searcher and scheduler; the conductor stays in this process, where the ledger is."""
+
+    _conductor: Conductor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_conductor"}
+
+
+class LedgerSearcher(_Asking, Searcher):
     """Hands Tune what the conductor wants run next, and tells it what ended."""
 
     def __init__(self, conductor: Conductor) -> None:
         super().__init__(metric="outcome", mode="max")
         self._conductor = conductor
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         return self._conductor.next(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -77,7 +86,7 @@ class LedgerSearcher(Searcher):
         """Nothing to restore: the ledger is the memory."""
 
 
-class LedgerScheduler(FIFOScheduler):
+class LedgerScheduler(_Asking, FIFOScheduler):
     """Stops a trial when the ledger's pruner says so."""
 
     def __init__(self, conductor: Conductor) -> None:

@@ -28,7 +28,9 @@ def read_entries(section: Any, folder: Path | None, allow_code: bool, problems: 
     if isinstance(section, list):
         section = {str(name): {} for name in section}
     if not isinstance(section, Mapping) or not section:
-        problems.append(f"methods: needs at least one method, got {section!r}; such as dpo: {{beta: {{log_uniform: [0.01, 1]}}}}")
+        problems.append(
+            f"methods: needs at least one method, got {section!r}; such as dpo: {{beta: {{log_uniform: [0.01, 1]}}}}"
+        )
         return {}
     entries = {}
     for label, body in section.items():
@@ -50,7 +52,8 @@ def _entry(label: str, body: Any, folder: Path | None, allow_code: bool, problem
     try:
         if "use" in values:
             values = {**_published(str(values.pop("use")), folder), **values}
-        method = _method(str(values.pop("method", label)), where, allow_code)
+        reference = str(values.pop("method", label))
+        method = _method(reference, where, allow_code)
     except (StudyError, MethodError) as error:
         problems.append(str(error))
         return None
@@ -62,10 +65,12 @@ def _entry(label: str, body: Any, folder: Path | None, allow_code: bool, problem
     for name, spec in method.hyperparameters.items():
         if name not in hyperparameters and name not in values:
             if spec.default is REQUIRED:
-                problems.append(f"{where}.{name}: missing, and {method.name} has no default for it; allowed: {spec.allowed}")
+                problems.append(
+                    f"{where}.{name}: missing, and {method.name} has no default for it; allowed: {spec.allowed}"
+                )
             else:
                 hyperparameters[name] = spec.default  # type: ignore[assignment]
-    return Entry(label, method, hyperparameters, training, priors)
+    return Entry(label, method, hyperparameters, training, priors, reference)
 
 
 def _sort_in(
@@ -84,7 +89,9 @@ def _sort_in(
             training[name] = _training_value(name, value)
         else:
             known = [*method.hyperparameters, *TRAINING_AXES]
-            problems.append(f"{where}: {method.name} has no such hyperparameter; allowed: {', '.join(known)}{nearest(name, known)}")
+            problems.append(
+                f"{where}: {method.name} has no such hyperparameter; allowed: {', '.join(known)}{nearest(name, known)}"
+            )
     except (ValueError, MethodError) as error:
         problems.append(f"{where}: {str(error).removeprefix(f'{method.name}.{name}: ')}")
 
@@ -92,7 +99,7 @@ def _sort_in(
 def _checked(spec: Hyperparameter, value: Value | Space, method: str) -> Value | Space:
     """Every value of an axis must be one that the method accepts."""
     if not isinstance(value, Space):
-        return spec.parse(value, method)  # type: ignore[no-any-return]
+        return spec.parse(value, method)
     return Space(value.form, tuple(spec.parse(v, method) for v in value.values))
 
 

@@ -101,7 +101,11 @@ def _read_transforms(content: dict[str, Any], problems: list[str]) -> None:
 
 
 def _maybe_space(value: Any) -> Any:
-    if isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in ("choice", "uniform", "log_uniform", "int"):
+    if (
+        isinstance(value, Mapping)
+        and len(value) == 1
+        and next(iter(value)) in ("choice", "uniform", "log_uniform", "int")
+    ):
         return parse(value)
     return value
 
@@ -143,7 +147,9 @@ def _impossible(study: Study) -> list[str]:
     """Combinations of keys that cannot work together."""
     problems = []
     if study.model.dtype == "bf16" and study.resources.zero_stage == 0:
-        problems.append("resources.zero_stage: bf16 needs stage 1 or higher, got 0 (stage 0 takes a phantom first step)")
+        problems.append(
+            "resources.zero_stage: bf16 needs stage 1 or higher, got 0 (stage 0 takes a phantom first step)"
+        )
     if study.search.sampler == "grid":
         for label in study.methods:
             for name, space in study.space(label).items():

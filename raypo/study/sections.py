@@ -63,9 +63,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Lora(Section):
-    r: Count = 8
-    alpha: Positive = 16.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    rank: Count = 16
+    alpha: Positive = 32.0
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 
@@ -176,9 +175,10 @@ class Judge(Section):
     source: str | None = None
     split: str = "train"
     count: Count | None = None
-    epochs: Positive = 1.0
+    epochs: Count = 1
     lr: Positive = 1e-4
     batch_size: Count = 32
+    max_length: Count = 1024
     model: str | None = None
     template: str | None = None
     base_url: str | None = None
@@ -191,7 +191,13 @@ class Judge(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Judge:
-        needed = {"rule": "function", "reward_model": "path", "pairrm": "path", "llm": "model", "bradley_terry": "source"}
+        needed = {
+            "rule": "function",
+            "reward_model": "path",
+            "pairrm": "path",
+            "llm": "model",
+            "bradley_terry": "source",
+        }
         key = needed[self.kind]
         if getattr(self, key) is None:
             raise ValueError(f"a judge of kind {self.kind!r} needs {key}")

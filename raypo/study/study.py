@@ -38,6 +38,8 @@ class Entry:
     hyperparameters: Mapping[str, Value | Space]
     training: Mapping[str, Value | Space]
     priors: tuple[Mapping[str, Value], ...] = ()
+    reference: str = ""
+    """What `load_method` takes: the method's name, or the import path of one outside the package."""
 
 
 class Study(Section):
@@ -90,7 +92,7 @@ class Study(Section):
         plain = {name: getattr(self, name) for name in Study.model_fields if name not in ("methods", "allow_code")}
         plain["methods"] = {
             label: {
-                "method": entry.method.name,
+                "method": entry.reference,
                 **entry.hyperparameters,
                 **entry.training,
                 **({"priors": [dict(p) for p in entry.priors]} if entry.priors else {}),

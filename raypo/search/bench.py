@@ -1,0 +1,175 @@
+"""What a slot does with a job: train a part of the schedule, evaluate, leave a record that is never made twice."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raypo.artifacts import Store
+from raypo.errors import Diverged
+from raypo.evaluation.judges import Judge
+from raypo.search.evaluating import Evaluator
+from raypo.search.folders import evaluation_file, read_json, write_json
+from raypo.search.inputs import reference_logps, trial_inputs
+from raypo.search.jobs import Job, Outcome
+from raypo.search.judging import make_judge
+from raypo.search.materials import Materials
+from raypo.search.together import broadcast, rank
+from raypo.search.trialing import Segment, Stopped, run_of
+from raypo.spaces import Value
+from raypo.study import build
+from raypo.training.settings import EngineSetup, Lora
+from raypo.training.trainer import Trainer
+
+Pulse = Callable[..., None]
+
+
+class TrialBench:
+    """The warm state of a slot: materials, trainer, judge, opponent. Every rank has one."""
+
+    def __init__(self, study: dict[str, Any], search: str, folder: str, allow_code: bool) -> None:
+        self.study = build(study, search, allow_code=allow_code)
+        self.folder = Path(folder)
+        self._pulse: Pulse = lambda *_: None
+        self._trainer: Trainer | None = None
+        self._running: str | None = None
+        self.materials = Materials(self.study, Store(self.folder.parent / "artifacts"), self._say)
+        self.evaluator = Evaluator(self.materials, lambda: self.judge, self.folder)
+
+    def run(self, job: Job, pulse: Pulse) -> Outcome:
+        """Do one job; every rank returns, rank 0's outcome counts."""
+        self._pulse = pulse
+        if job.kind == "prepare":
+            return self._prepare(job)
+        record = evaluation_file(self.folder, job.trial, job.until)
+        done = broadcast(read_json(record) if rank() == 0 else None)
+        if done is not None:
+            return Outcome(**done)
+        outcome = self._segment(job, pulse)
+        if rank() == 0 and outcome.state in ("running", "finished"):
+            write_json(record, vars(outcome))
+        return outcome
+
+    def close(self) -> None:
+        if self._trainer is not None:
+            self._trainer.close()
+
+    # Preparation ----------------------------------------------------------------------------------------------------
+
+    def _prepare(self, job: Job) -> Outcome:
+        """Everything that all trials share, in the order in which it is needed."""
+        began = time.monotonic()
+        self._say("loading the model and the data")
+        _ = self.materials.start
+        for label, entry in self.study.methods.items():
+            point = self.study.fixed(label)
+            if not any(name.startswith("data.") for name in self.study.space(label)):
+                trial_inputs(self.materials, self._trainer_for(point), entry, _complete(self.study.axes(label)))
+        trainer = self._trainer_for({})
+        if rank() == 0:
+            self._say("making the judge ready")
+            _ = self.judge
+        trainer.rewind()
+        self.evaluator.opponent(trainer, confirm=False)
+        return Outcome(job.trial, "finished", 1.0, cost_s=time.monotonic() - began)
+
+    @cached_property
+    def judge(self) -> Judge:
+        device = self._trainer.engine.device if self._trainer is not None else "cpu"
+        return make_judge(self.materials, str(device))
+
+    # Trials ---------------------------------------------------------------------------------------------------------
+
+    def _segment(self, job: Job, pulse: Pulse) -> Outcome:
+        """Train to the job's fraction and evaluate there."""
+        began = time.monotonic()
+        segment = self._begin(job, pulse)
+        figures: dict[str, Any] = {}
+        state, reason = "finished" if math.isclose(job.until, 1) else "running", None
+        try:
+            segment.run()
+            pulse(job.until, "evaluating")
+            figures, reason = self._evaluate(job, segment)
+        except Stopped:
+            state, reason = "stopped", "stopped by command"
+        except Diverged as error:
+            reason = str(error)
+        if reason and state != "stopped":
+            state = "diverged"
+        return Outcome(
+            trial=job.trial,
+            state=state,  # type: ignore[arg-type]
+            fraction=segment.trainer.fraction if state == "stopped" else job.until,
+            step=segment.trainer.step,
+            evaluation=figures,
+            cost_s=(time.monotonic() - began) * self.study.resources.workers,
+            checkpoint=str(segment.checkpoint.relative_to(self.folder)) if segment.checkpoint else None,
+            reason=reason,
+        )
+
+    def _begin(self, job: Job, pulse: Pulse) -> Segment:
+        """The trainer at the start of the job's run, or where this slot left it a moment ago."""
+        entry = self.study.methods[job.label]
+        trainer = self._trainer_for(job.point)
+        inputs = trial_inputs(self.materials, trainer, entry, job.point)
+        trainer.begin(
+            run_of(entry.method, entry.reference, job.point, job.seed),
+            inputs.tokens,
+            inputs.frozen,
+            allow_code=self.study.allow_code,
+        )
+        return Segment(trainer, job, self.folder, self.study.training.checkpoint_every_s, pulse)
+
+    def _evaluate(self, job: Job, segment: Segment) -> tuple[dict[str, Any], str | None]:
+        figures, reason = self.evaluator.evaluate(segment.trainer, job)
+        figures |= {f"heldout/{name}": value for name, value in self._heldout(segment.trainer).items()}
+        metric = self.study.objective.metric
+        value = figures.get("heldout/dpo/accuracies" if metric == "reward_accuracy" else metric)
+        if value is not None and reason is None:
+            figures["objective"] = value
+        return figures, reason
+
+    def _heldout(self, trainer: Trainer) -> dict[str, float]:
+        """Reward accuracy and margin on pairs that are trained on by nobody."""
+        if trainer.method.data != "pairs" or "embeddings" in trainer.needs:
+            return {}
+        tokens = self.materials.heldout_tokens()
+        if tokens is None:
+            return {}
+        frozen = {"reference": reference_logps(self.materials, trainer, tokens)} if "reference" in trainer.needs else {}
+        found = trainer.evaluate(tokens.set, frozen)
+        wanted = ("rewards/accuracies", "rewards/margins", "dpo/accuracies", "dpo/margins", "loss")
+        return {name: found[name] for name in wanted if name in found}
+
+    def _trainer_for(self, point: Mapping[str, Value]) -> Trainer:
+        """The warm trainer; another one only where the engine has to differ."""
+        model, resources, training = self.study.model, self.study.resources, self.study.training
+        setup = EngineSetup(
+            model_path=str(self.materials.start),
+            dtype=model.dtype,
+            zero_stage=resources.zero_stage,
+            optimizer=str(point.get("optimizer", "adamw")),  # type: ignore[arg-type]
+            micro_batch_size=training.micro_batch_size,
+            lora=Lora(**model.lora.model_dump()) if model.lora else None,
+            gradient_checkpointing=model.gradient_checkpointing,
+            offload=resources.offload,
+            trust_remote_code=model.trust_remote_code,
+        )
+        if self._trainer is None or self._trainer.setup != setup:
+            self.close()
+            self._trainer = Trainer(setup)
+        return self._trainer
+
+    def _say(self, text: str) -> None:
+        self._pulse(0.0, text)
+
+
+def _complete(axes: Mapping[str, Any]) -> dict[str, Any]:
+    """A point of a space, for what does not depend on which: the first value of every axis."""
+    from raypo.spaces import Space
+
+    return {name: value.values[0] if isinstance(value, Space) else value for name, value in axes.items()}

@@ -1,0 +1,74 @@
+"""Checkpoints of a trial: one exists when its marker does; half-written ones are cleaned away."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from raypo.errors import StorageError
+from raypo.search.together import broadcast, gather, rank
+
+MARKER = "COMMITTED"
+_NAME = re.compile(r"^step-(\d{8})$")
+
+
+def newest(folder: Path, at_most: int | None = None) -> Path | None:
+    """The last committed checkpoint of a trial (not beyond a step); rank 0 looks, all ranks learn."""
+    found = None
+    if rank() == 0:
+        steps = [(step_of(path), path) for path in folder.glob("step-*") if is_committed(path)]
+        able = [path for step, path in sorted(steps) if at_most is None or step <= at_most]
+        found = str(able[-1]) if able else None
+    found = broadcast(found)
+    return Path(found) if found else None
+
+
+def is_committed(path: Path) -> bool:
+    return _NAME.match(path.name) is not None and (path / MARKER).exists()
+
+
+def step_of(path: Path) -> int:
+    match = _NAME.match(path.name)
+    return int(match.group(1)) if match else -1
+
+
+def write(folder: Path, step: int, save: Callable[[Path], None]) -> Path:
+    """Write a checkpoint on all ranks, commit it, and remove the ones before it.
+
+    Raises:
+        StorageError: the disk is full; what was written of this checkpoint is removed and earlier ones stay.
+    """
+    path = folder / f"step-{step:08d}"
+    part = folder / f".part-{step:08d}"
+    if rank() == 0:
+        for leftover in folder.glob(".part-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        part.mkdir(parents=True, exist_ok=True)
+    broadcast()
+    problem = None
+    try:
+        save(part)
+    except OSError as error:
+        problem = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
+    problems = [p for p in gather(problem) if p]
+    if problems:
+        if rank() == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        raise StorageError(f"{path}: the checkpoint could not be written, {problems[0]}; make room and raypo resume")
+    if rank() == 0:
+        _commit(part, path)
+    broadcast()
+    return path
+
+
+def _commit(part: Path, path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(part, path)
+    (path / MARKER).touch()
+    for other in path.parent.glob("step-*"):
+        if step_of(other) < step_of(path):
+            shutil.rmtree(other, ignore_errors=True)

@@ -1,0 +1,139 @@
+"""One evaluation of a policy: sample, judge, estimate. All ranks sample, rank 0 judges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raypo.artifacts import hash_of
+from raypo.data.keys import hash_tokenizer
+from raypo.errors import RaypoError
+from raypo.evaluation import objective
+from raypo.evaluation.completions import append
+from raypo.evaluation.judges import Comparison, Judge
+from raypo.evaluation.kl import Divergence, divergence
+from raypo.evaluation.objective import Opponent
+from raypo.evaluation.sampling import Completion, Sampling, sample
+from raypo.search.folders import read_json, trial_folder, write_json
+from raypo.search.jobs import Job
+from raypo.search.materials import Materials, Prompt, read_answers
+from raypo.search.together import broadcast, gather, made_together, rank, world_size
+from raypo.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The prompts of an evaluation and whom the answers are compared with."""
+
+    prompts: list[Prompt]
+    opponent: Opponent
+
+
+class Evaluator:
+    """Evaluates policies of one study; keeps prompts and opponents between evaluations."""
+
+    def __init__(self, materials: Materials, judge: Callable[[], Judge], folder: Path) -> None:
+        self.materials, self._judge, self._folder = materials, judge, folder
+        self._contests: dict[bool, Contest] = {}
+        wanted = materials.study.objective.sampling
+        self._sampling = Sampling(wanted.temperature, wanted.top_p, wanted.max_new_tokens, wanted.seed)
+        limits = materials.study.objective.limits
+        self._limits = objective.Limits(kl=limits.kl or math.inf, length_ratio=limits.length_ratio or math.inf)
+
+    def evaluate(self, trainer: Trainer, job: Job) -> tuple[dict[str, Any], str | None]:
+        """(figures, why the trial is lost or None), the same on every rank; the answers go into the trial's folder."""
+        contest = self._contest(job.confirm)
+        completions, drift = self._answer(trainer, contest.prompts)
+        found: Any = None
+        if rank() == 0:
+            try:
+                found = self._judged(contest, completions, drift, job)
+            except RaypoError as error:
+                found = error
+        found = broadcast(found)
+        if isinstance(found, RaypoError):
+            raise found
+        figures, reason = found
+        return figures, reason
+
+    def opponent(self, trainer: Trainer, confirm: bool) -> None:
+        """Make the opponent's answers, with the trainer at the start weights."""
+        prompts = self.materials.prompts(confirm)
+        who = self.materials.study.objective.opponent
+        if who == "start":
+            self._start_answers(prompts, trainer)
+
+    def _judged(
+        self, contest: Contest, completions: list[Completion], drift: Divergence, job: Job
+    ) -> tuple[dict[str, Any], str | None]:
+        judge = self._judge()
+        texts = [c.text for c in completions]
+        items = [
+            Comparison(p.text, text, other)
+            for p, text, other in zip(contest.prompts, texts, contest.opponent.texts, strict=True)
+        ]
+        verdicts = judge.judge(items)
+        evaluation = objective.evaluate(completions, contest.opponent, verdicts, drift, judge=judge.name)
+        append(
+            trial_folder(self._folder, job.trial) / "completions.parquet",
+            fraction=job.until,
+            prompts=[p.text for p in contest.prompts],
+            answers=texts,
+            opponents=contest.opponent.texts,
+            verdicts=verdicts,
+            judge=judge.name,
+        )
+        return dict(evaluation.flat()), objective.diverged(evaluation, self._limits)
+
+    def _answer(self, trainer: Trainer, prompts: list[Prompt]) -> tuple[list[Completion], Divergence]:
+        """All completions in the order of the prompts, and how far they show the policy to have moved."""
+        with trainer.policy() as model:
+            mine = sample(
+                model,
+                self.materials.tokenizer,
+                [p.text for p in prompts],
+                self._sampling,
+                rank(),
+                world_size(),
+            )
+        policy, reference = trainer.sample_logps([(list(c.prompt_tokens), list(c.tokens)) for c in mine])
+        parts = gather(list(zip(mine, policy, reference, strict=True)))
+        found = sorted((item for part in parts for item in part), key=lambda item: item[0].index)
+        return [c for c, _, _ in found], divergence([p for _, p, _ in found], [r for _, _, r in found])
+
+    def _contest(self, confirm: bool) -> Contest:
+        if confirm not in self._contests:
+            prompts = self.materials.prompts(confirm)
+            who = self.materials.study.objective.opponent
+            if who == "start":
+                texts, lengths = self._start_answers(prompts, None)
+            else:
+                texts = [str(p.best or "") for p in prompts] if who == "chosen" else read_answers(Path(who), prompts)
+                lengths = [len(self.materials.tokenizer(text)["input_ids"]) for text in texts]
+            self._contests[confirm] = Contest(prompts, Opponent(who, texts, lengths))
+        return self._contests[confirm]
+
+    def _start_answers(self, prompts: list[Prompt], trainer: Trainer | None) -> tuple[list[str], list[int]]:
+        """The starting model's answers; `trainer`, at the start weights, makes them where they are not stored."""
+        materials = self.materials
+        key = {
+            "model": materials.start_hash,
+            "tokenizer": hash_tokenizer(materials.tokenizer),
+            "prompts": hash_of([prompt.text for prompt in prompts]),
+            "sampling": vars(self._sampling),
+            "dtype": materials.study.model.dtype,
+        }
+
+        def make(folder: Path) -> None:
+            assert trainer is not None, "the opponent's answers are made before the first trial"
+            materials.say(f"the starting model answers {len(prompts)} prompts")
+            completions, _ = self._answer(trainer, prompts)
+            if rank() == 0:
+                write_json(folder / "answers.json", [[c.text, len(c.tokens)] for c in completions])
+
+        folder = made_together(materials.store, "completions", key, make)
+        stored = read_json(folder / "answers.json") or []
+        return [text for text, _ in stored], [length for _, length in stored]

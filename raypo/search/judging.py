@@ -1,0 +1,73 @@
+"""The judge that a study names, made ready on rank 0 of a slot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from raypo.data import transforms
+from raypo.data.keys import hash_records
+from raypo.data.records import Pair
+from raypo.errors import StudyError
+from raypo.evaluation.judges import Judge
+from raypo.evaluation.judges.cache import MarkCache
+from raypo.search.materials import Materials
+from raypo.search.sources import QUICKSTART, read_records
+
+HELDOUT = 0.1
+"""Share of the judge's own prompts on which its accuracy is measured."""
+
+
+def make_judge(materials: Materials, device: str) -> Judge:
+    """One judge for the whole study, made by rank 0 alone. Its marks are kept beside the artifacts, so that none is asked for twice."""
+    wanted = materials.study.objective.judge
+    cache = MarkCache(materials.store.root / "verdicts")
+    match wanted.kind:
+        case "rule":
+            from raypo.evaluation.judges.rule import rule
+
+            return rule("raypo.quickstart.quality:quality" if wanted.function == QUICKSTART else str(wanted.function))
+        case "reward_model":
+            from raypo.evaluation.judges.reward_model import reward_model
+
+            return reward_model(str(wanted.path), device=device, max_length=wanted.max_length, cache=cache)
+        case "bradley_terry":
+            from raypo.evaluation.judges.bradley_terry import bradley_terry
+
+            return bradley_terry(trained_reward_model(materials, device), device=device, cache=cache)
+        case "pairrm":
+            from raypo.evaluation.judges.pairrm import pairrm
+
+            return pairrm(str(wanted.path), cache=cache, max_failed=wanted.max_failed)
+        case "llm":
+            from raypo.evaluation.judges.llm import llm_judge
+
+            return llm_judge(wanted.model_dump(), cache=cache)
+    raise StudyError(f"objective.judge.kind: {wanted.kind!r}")
+
+
+def trained_reward_model(materials: Materials, device: str) -> Path:
+    """A Bradley-Terry reward model trained on pairs that neither training nor evaluation sees."""
+    from raypo.evaluation.judges.bradley_terry import RewardTraining, train_reward_model
+
+    study = materials.study
+    wanted = study.objective.judge
+    read = read_records(str(wanted.source), split=wanted.split, count=wanted.count, allow_code=study.allow_code)
+    pairs = [record for record in read if isinstance(record, Pair)]
+    heldout, training = transforms.split(pairs, low=0.0, high=HELDOUT), transforms.split(pairs, low=HELDOUT, high=1.0)
+    settings = RewardTraining(
+        epochs=wanted.epochs,
+        lr=wanted.lr,
+        batch_size=wanted.batch_size,
+        max_length=wanted.max_length,
+        device=device,
+    )
+    base, name = (wanted.path, wanted.path) if wanted.path else (materials.start, materials.start_hash)
+
+    def make(folder: Path) -> None:
+        accuracy = train_reward_model(str(base), training, heldout, settings, folder)
+        materials.say(f"reward model: accuracy {accuracy:.1%} on {len(heldout)} held-out pairs")
+
+    key = {"base": name, "pairs": hash_records(pairs), "settings": asdict(settings) | {"device": None}}
+    materials.say(f"training the judge on {len(training)} pairs")
+    return materials.store.get_or_make("reward-model", key, make)

@@ -1,0 +1,112 @@
+"""Training one trial up to a point of its schedule, from its newest checkpoint, bit for bit as if never interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from raypo.methods import Method
+from raypo.search import checkpoints
+from raypo.search.folders import trial_folder
+from raypo.search.jobs import Job
+from raypo.search.together import broadcast, rank
+from raypo.spaces import Value
+from raypo.study import TRAINING_AXES
+from raypo.training.settings import Optimisation, Run
+from raypo.training.trainer import Trainer
+
+CHECK_EVERY = 8
+"""Steps between two looks at the clock and at commands, for all ranks have to agree on what they see."""
+
+
+class Stopped(Exception):
+    """The trial was stopped by a command."""
+
+
+def optimisation_of(point: Mapping[str, Value]) -> Optimisation:
+    """The training settings of a trial's point."""
+    settings: dict[str, Any] = {name: point[name] for name in TRAINING_AXES if name in point and name != "optimizer"}
+    betas = (settings.pop("adam_beta1", 0.9), settings.pop("adam_beta2", 0.999))
+    if "steps" in settings:
+        settings.pop("epochs", None)
+    return Optimisation(**settings, betas=betas)
+
+
+def run_of(method: Method, name: str, point: Mapping[str, Value], seed: int) -> Run:
+    """What the trainer is asked to do for a trial."""
+    hyperparameters = {key: point[key] for key in method.hyperparameters if key in point}
+    return Run(name, hyperparameters, optimisation_of(point), seed)
+
+
+class Segment:
+    """One job's training: begins or goes on, logs every step, checkpoints now and then and at its end."""
+
+    def __init__(self, trainer: Trainer, job: Job, folder: Path, every_s: float, pulse: Callable[..., None]) -> None:
+        self.trainer, self.job, self._every_s, self._pulse = trainer, job, every_s, pulse
+        self.folder = trial_folder(folder, job.trial)
+        self._log: list[str] = []
+        self._saved = time.monotonic()
+        self.checkpoint: Path | None = None
+
+    def run(self) -> None:
+        """Train until the job's fraction of the schedule.
+
+        Raises:
+            Diverged: the loss is no number any more.
+            Stopped: the trial was stopped by a command.
+        """
+        target = math.ceil(self.job.until * self.trainer.total_steps - 1e-9)
+        self._resume(target)
+        while self.trainer.step < target:
+            self.trainer.train(min(target, self.trainer.step + CHECK_EVERY), self._on_step)
+            due = time.monotonic() - self._saved > self._every_s
+            cancelled, due = broadcast((bool(getattr(self._pulse, "cancelled", False)), due))
+            if cancelled:
+                self._save()
+                raise Stopped
+            if due and self.trainer.step < target:
+                self._save()
+        self._save()
+
+    def _resume(self, target: int) -> None:
+        saved = checkpoints.newest(self.folder / "checkpoints", target)
+        if saved is not None:
+            self.trainer.load(saved)
+            self.checkpoint = saved
+        if rank() == 0:
+            _forget_after(self.folder / "metrics.jsonl", self.trainer.step)
+
+    def _on_step(self, metrics: dict[str, float]) -> None:
+        fraction = self.trainer.step / self.trainer.total_steps
+        self._pulse(fraction, "training", metrics.get("loss"))
+        if rank() == 0:
+            self._log.append(json.dumps({"step": self.trainer.step, "fraction": fraction, **metrics}))
+
+    def _save(self) -> None:
+        if self.checkpoint is not None and checkpoints.step_of(self.checkpoint) == self.trainer.step:
+            return
+        self.checkpoint = checkpoints.write(self.folder / "checkpoints", self.trainer.step, self.trainer.save)
+        self._saved = time.monotonic()
+        if rank() == 0 and self._log:
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write("\n".join(self._log) + "\n")
+        self._log.clear()
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the log of steps that will be taken again."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _step(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError):
+        return 10**12  # torn by a crash
