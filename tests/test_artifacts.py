@@ -213,5 +213,7 @@ def test_hash_folder_reads_an_unchanged_file_once(tmp_path: Path, monkeypatch: p
     file.write_bytes(b"0124")
     assert hash_folder(file.parent, cache=tmp_path / "notes") != first
     changed = hash_folder(file.parent, cache=tmp_path / "notes")
-    file.write_bytes(b"0125")  # at once: a coarse time stamp might not have moved
+    stamp = file.stat()
+    file.write_bytes(b"0125")  # at once, so that a coarse clock gives it the same time stamp
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert hash_folder(file.parent, cache=tmp_path / "notes") != changed

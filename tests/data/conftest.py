@@ -1,8 +1,18 @@
-"""Real small tokenizers, trained here on a few lines."""
+"""Real small tokenizers, trained here on a few lines, and the HH pairs tokenised once."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+from raypo.data.records import Record
+from raypo.data.sources import load
+from raypo.data.tokenise import tokenise
+from raypo.data.tokens import TokenSet
+from raypo.data.truncation import Limits
 
 LINES = [
     "What is the capital of France? The capital of France is Paris.",
@@ -70,3 +80,19 @@ def words() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
+
+
+class Tokenised(NamedTuple):
+    """Records, their tokens, and the processor seconds that took."""
+
+    records: list[Record]
+    tokens: TokenSet
+    cpu_s: float
+
+
+@pytest.fixture(scope="session")
+def hh(bpe: PreTrainedTokenizerFast, shared_data: Path) -> Tokenised:
+    """3038 real pairs, tokenised."""
+    records = load(str(shared_data / "hh_rlhf" / "hh_short_train.jsonl.gz")).records
+    started = time.process_time()
+    return Tokenised(records, tokenise(records, bpe, Limits(1024)), time.process_time() - started)

@@ -10,7 +10,6 @@ from raypo.data.collate import collate, pad, rows_of
 from raypo.data.mismatch import mismatched, partners
 from raypo.data.records import Labelled, Pair, Ranking
 from raypo.data.rewriting import as_kind
-from raypo.data.sources import load
 from raypo.data.tokenise import tokenise
 from raypo.data.tokens import TokenSet
 from raypo.data.truncation import Limits
@@ -82,11 +81,9 @@ class TestSharingOut:
         assert max(work) / min(work) < 1.05
 
 
-def test_padding_of_hh_is_under_a_tenth(bpe, shared_data: Path) -> None:
-    records = load(str(shared_data / "hh_rlhf" / "hh_short_train.jsonl.gz")).records
-    tokens = tokenise(records, bpe, Limits(512, 256))
-    for ranks, micro in ((1, 16), (2, 16), (2, 8), (1, 32)):
-        assert padding_share(tokens, Plan.of(tokens, 32, 0), 0, ranks, micro) < 0.1
+@pytest.mark.parametrize(("ranks", "micro"), [(1, 16), (2, 16), (2, 8), (1, 32)])
+def test_padding_of_hh_is_under_a_tenth(hh, ranks: int, micro: int) -> None:
+    assert padding_share(hh.tokens, Plan.of(hh.tokens, 32, 0), 0, ranks, micro) < 0.1
 
 
 class TestUnpaired:

@@ -1,14 +1,12 @@
 """Tokens: real merges at the boundary, BOS once, ends kept unless cut and never invented, masks by position."""
 
 import random
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from raypo.data.records import Demonstration, Labelled, Pair, Ranking
-from raypo.data.sources import load
 from raypo.data.tokenise import encode_prompt, tokenise
 from raypo.data.tokens import TokenSet
 from raypo.data.truncation import TRUNCATIONS, Limits
@@ -89,6 +87,12 @@ class TestSpecialTokens:
                 ids = tokens.sequence(s).tolist()
                 assert ids[0] == tokenizer.bos_token_id
                 assert ids.count(tokenizer.bos_token_id) == 1
+
+    def test_a_template_without_bos_gets_none(self, chat) -> None:
+        """The template is the model's own word on how conversations begin, as when it is sampled from."""
+        bare = chat.chat_template.removeprefix("{{ bos_token }}")
+        tokens = tokenise([Demonstration((user("Tell me"),), (assistant("yes"),))], chat, ROOMY, chat_template=bare)
+        assert whole(tokens, 0, chat).startswith("<|im_start|>user")
 
     def test_the_end_comes_once_and_is_scored(self, bos_bpe) -> None:
         tokens = tokenise([Pair("Tell me", " yes", " no</s>")], bos_bpe, ROOMY)
@@ -287,12 +291,9 @@ class TestSets:
             TokenSet.load(tmp_path / "nothing")
 
 
-def test_3038_hh_pairs_take_seconds(bpe, shared_data: Path) -> None:
-    records = load(str(shared_data / "hh_rlhf" / "hh_short_train.jsonl.gz")).records
-    started = time.perf_counter()
-    tokens = tokenise(records, bpe, Limits(1024))
-    assert time.perf_counter() - started < 20
-    assert len(records) == 3038
-    assert tokens.report["examples"] == 3038
-    some = tokens.record[100]
-    assert whole(tokens, tokens.examples[100, 0], bpe) == records[some].prompt + records[some].chosen + "<eos>"
+def test_3038_hh_pairs_take_seconds(hh, bpe) -> None:
+    records, tokens, cpu_s = hh
+    assert cpu_s < 10
+    assert tokens.report["examples"] == len(records) == 3038
+    record = records[tokens.record[100]]
+    assert whole(tokens, tokens.examples[100, 0], bpe) == record.prompt + record.chosen + "<eos>"
