@@ -26,7 +26,8 @@ def stand_in(**attributes: Any) -> Any:
     """A trainer that has the attributes its loss reads and gathers over one process."""
     same = lambda x: x  # noqa: E731
     accelerator = SimpleNamespace(device=torch.device("cpu"), gather=same, gather_for_metrics=same)
-    model = SimpleNamespace(training=False, is_gradient_checkpointing=False, peft_config=None)
+    model = torch.nn.Module().eval()
+    model.is_gradient_checkpointing = False
     return SimpleNamespace(
         model=model,
         accelerator=accelerator,
@@ -50,12 +51,11 @@ def output(logps: Tensor) -> Any:
     return SimpleNamespace(log_probs=logps, entropy=zero, mean_logits=zero, is_top1=zero.bool())
 
 
-def tokens(mask: Tensor, prefix: str = "") -> dict[str, Tensor]:
+def tokens(mask: Tensor) -> dict[str, Tensor]:
     """Input ids, attention and completion masks with one prompt token in front."""
     wide = torch.nn.functional.pad(mask, (1, 0))
     ids = torch.zeros_like(wide, dtype=torch.long)
-    names = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": wide.long()}
-    return {prefix + name: value for name, value in names.items()}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": wide.long()}
 
 
 def trl_dpo(world: World, policy: Pairs, reference: Pairs, loss_type: str, beta: float, **attributes: Any) -> Tensor:
@@ -80,13 +80,9 @@ def trl_dpo(world: World, policy: Pairs, reference: Pairs, loss_type: str, beta:
     ids=lambda value: str(value) if isinstance(value, Row) else "",
 )
 def test_pairwise_losses_with_a_reference(row: Row, loss_type: str, attributes: dict[str, Any], seed: int) -> None:
-    world = World.random(seed)
-    reference = inputs(row, world)["reference"]
-    ours, theirs = (world.policy_logps().requires_grad_() for _ in range(2))
-    value = loss(row, world, ours).mean()
-    policy = Pairs.of(theirs[:3], theirs[3:], world.mask[:3], world.mask[3:])
-    expected = trl_dpo(world, policy, reference, loss_type, 0.3, **attributes)
-    agree(value, expected, ours, theirs)
+    world, ours, theirs, policy = both_sides(seed)
+    expected = trl_dpo(world, policy, inputs(row, world)["reference"], loss_type, 0.3, **attributes)
+    agree(loss(row, world, ours).mean(), expected, ours, theirs)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -112,21 +108,23 @@ def test_kto(seed: int, shift: float) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_cpo_and_simpo(seed: int) -> None:
+def test_simpo(seed: int) -> None:
     from trl.experimental.cpo.cpo_trainer import CPOTrainer
 
-    world = World.random(seed)
-    ours, theirs = (world.policy_logps().requires_grad_() for _ in range(2))
-    policy = Pairs.of(theirs[:3], theirs[3:], world.mask[:3], world.mask[3:])
-    trainer = stand_in(beta=2.0, alpha=0.0, simpo_gamma=1.4)
-
-    trainer.loss_type = "simpo"
+    world, ours, theirs, policy = both_sides(seed)
+    trainer = stand_in(beta=2.0, alpha=0.0, simpo_gamma=1.4, loss_type="simpo")
     expected = CPOTrainer.cpo_loss(trainer, policy.chosen.mean(), policy.rejected.mean())[0].mean()
     agree(loss(Row("simpo", {"beta": 2.0, "gamma_beta_ratio": 0.7}), world, ours).mean(), expected, ours, theirs)
 
-    trainer.loss_type = "sigmoid"
-    nll = -policy.chosen.logps.sum() / policy.chosen.mask.sum()
-    expected = CPOTrainer.cpo_loss(trainer, policy.chosen.sum(), policy.rejected.sum())[0].mean() + 0.5 * nll
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cpo(seed: int) -> None:
+    from trl.experimental.cpo.cpo_trainer import CPOTrainer
+
+    world, ours, theirs, policy = both_sides(seed)
+    trainer = stand_in(beta=2.0, alpha=0.0, loss_type="sigmoid")
+    preference = CPOTrainer.cpo_loss(trainer, policy.chosen.sum(), policy.rejected.sum())[0].mean()
+    expected = preference - 0.5 * policy.chosen.logps.sum() / policy.chosen.mask.sum()
     agree(loss(Row("cpo", {"beta": 2.0, "lambda_": 0.5}), world, ours).mean(), expected, ours, theirs)
 
 
@@ -134,14 +132,19 @@ def test_cpo_and_simpo(seed: int) -> None:
 def test_orpo(seed: int) -> None:
     from trl.experimental.orpo.orpo_trainer import ORPOTrainer
 
-    world = World.random(seed)
-    ours, theirs = (world.policy_logps().requires_grad_() for _ in range(2))
-    policy = Pairs.of(theirs[:3], theirs[3:], world.mask[:3], world.mask[3:])
+    world, ours, theirs, policy = both_sides(seed)
     nll = -policy.chosen.logps.sum() / policy.chosen.mask.sum()
     # TRL returns +lambda log sigma here and subtracts it; it also casts to fp32.
     ratio = ORPOTrainer.odds_ratio_loss(stand_in(beta=0.4), policy.chosen.mean(), policy.rejected.mean())[0]
     value = loss(Row("orpo", {"lambda_": 0.4}), world, ours).mean()
     agree(value, nll - ratio.mean(), ours, theirs, gradient_tolerance=1e-5)
+
+
+def both_sides(seed: int) -> tuple[World, Tensor, Tensor, Pairs]:
+    """A world, its policy log-probs twice as leaves, and the pairs of the second."""
+    world = World.random(seed)
+    ours, theirs = (world.policy_logps().requires_grad_() for _ in range(2))
+    return world, ours, theirs, Pairs.of(theirs[:3], theirs[3:], world.mask[:3], world.mask[3:])
 
 
 def agree(value: Tensor, expected: Tensor, ours: Tensor, theirs: Tensor, gradient_tolerance: float = 1e-6) -> None:
@@ -150,4 +153,3 @@ def agree(value: Tensor, expected: Tensor, ours: Tensor, theirs: Tensor, gradien
     value.backward()
     expected.backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=gradient_tolerance, atol=1e-8)
-    ours.grad = theirs.grad = None
