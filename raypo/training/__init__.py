@@ -1,0 +1,5 @@
+"""Training one policy with one method: engine, log-probs, reference, loop, checkpoints, export.
+
+Runs in any process, alone or in a torch.distributed group that its caller has opened. Start with `trainer.py`;
+`settings.py` says what can be chosen, `layout.py` and `logprobs.py` how sequences become log-probs.
+"""

@@ -1,0 +1,197 @@
+"""Examples -> forward passes over padded rows, and log-probs back to the shape a method sees.
+
+A row is a prompt with its completions behind one another ("prefix sharing"): no completion sees its siblings, and each
+one's positions go on where the prompt ended. Where a model cannot do that, every sequence is a row of its own.
+
+A row's log-probs must not depend on its company, or cached references would differ from live ones in the last bit.
+On CPU that holds when all rows of a pass have the same width, a multiple of WIDTH_STEP that follows from the row
+alone (attention kernels sum in an order that depends on the padded width; matrix products treat rows alike). So a
+CPU micro-batch is cut into passes of equal width, which also pads least. A GPU takes one pass per micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypo.data.collate import rows_of
+from raypo.data.tokens import TokenSet
+
+WIDTH_STEP = 16
+
+
+@dataclass(frozen=True)
+class Pass:
+    """R rows of one forward pass, W wide, with S scored tokens.
+
+    ids [R, W]; positions [R, W] and branch [R, W] (0 prompt, 1, 2, ... completions, -1 padding), both None where no
+    row has more than one completion, for then plain causal attention is right; where [S] flat position of the hidden
+    state that predicts a token; targets [S] its id; source [S] its place in the token set's flat arrays.
+    """
+
+    ids: Tensor
+    positions: Tensor | None
+    branch: Tensor | None
+    where: Tensor
+    targets: Tensor
+    source: np.ndarray
+
+    def to(self, device: torch.device) -> Pass:
+        """The same pass with its tensors on `device`."""
+        keep = {"positions": self.positions, "branch": self.branch}
+        return Pass(
+            ids=self.ids.to(device),
+            where=self.where.to(device),
+            targets=self.targets.to(device),
+            source=self.source,
+            **{name: None if t is None else t.to(device) for name, t in keep.items()},
+        )
+
+    def attention(self) -> Tensor | None:
+        """[R, 1, W, W] bool, True where a token may look; None for plain causal attention."""
+        if self.branch is None:
+            return None
+        asks, looked_at = self.branch[:, :, None], self.branch[:, None, :]
+        causal = torch.ones(self.ids.shape[1], self.ids.shape[1], dtype=torch.bool, device=self.ids.device).tril()
+        return (causal & ((looked_at == 0) | (looked_at == asks)))[:, None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row before padding: sequences of the token set that share their prompt."""
+
+    sequences: tuple[int, ...]
+    prompt: int
+    length: int
+
+    @property
+    def width(self) -> int:
+        return -(-self.length // WIDTH_STEP) * WIDTH_STEP
+
+
+def rows_for(tokens: TokenSet, examples: np.ndarray, shared: bool) -> list[Row]:
+    """Rows of some examples: one each where prompts are shared (and in fact equal), else one per sequence."""
+    rows: list[Row] = []
+    for members in np.asarray(tokens.examples)[examples]:
+        sequences = [int(s) for s in members if s >= 0]
+        groups = [sequences] if shared and _same_prompt(tokens, sequences) else [[s] for s in sequences]
+        rows += [_row(tokens, group) for group in groups]
+    return rows
+
+
+def _same_prompt(tokens: TokenSet, sequences: Sequence[int]) -> bool:
+    first, *others = ((int(tokens.offsets[s]), int(tokens.prompt_lengths[s])) for s in sequences)
+    start, n = first
+    return all(m == n and np.array_equal(tokens.ids[a : a + m], tokens.ids[start : start + n]) for a, m in others)
+
+
+def _row(tokens: TokenSet, sequences: Sequence[int]) -> Row:
+    prompt = int(tokens.prompt_lengths[sequences[0]])
+    answers = sum(int(tokens.offsets[s + 1] - tokens.offsets[s]) - prompt for s in sequences)
+    return Row(tuple(sequences), prompt, prompt + answers)
+
+
+def passes_for(tokens: TokenSet, rows: Sequence[Row], one_pass: bool) -> list[Pass]:
+    """Forward passes over some rows: one for all, or one for each width among them, widest first."""
+    if one_pass:
+        return [_pass(tokens, rows, max(row.width for row in rows))]
+    widths = sorted({row.width for row in rows}, reverse=True)
+    return [_pass(tokens, [row for row in rows if row.width == width], width) for width in widths]
+
+
+def _pass(tokens: TokenSet, rows: Sequence[Row], width: int) -> Pass:
+    ids = np.zeros((len(rows), width), np.int64)
+    positions = np.zeros((len(rows), width), np.int64)
+    branch = np.full((len(rows), width), -1, np.int64)
+    where, source = [], []
+    for r, row in enumerate(rows):
+        end = row.prompt
+        start = int(tokens.offsets[row.sequences[0]])
+        ids[r, :end] = tokens.ids[start : start + end]
+        positions[r, :end], branch[r, :end] = np.arange(end), 0
+        for b, s in enumerate(row.sequences, 1):
+            first, last = int(tokens.offsets[s]) + row.prompt, int(tokens.offsets[s + 1])
+            n = last - first
+            ids[r, end : end + n] = tokens.ids[first:last]
+            positions[r, end : end + n] = row.prompt + np.arange(n)
+            branch[r, end : end + n] = b
+            scored = np.flatnonzero(tokens.mask[first:last])
+            # The token before the first of a completion is the prompt's last one, wherever the completion lies.
+            where.append(r * width + np.where(scored == 0, row.prompt - 1, end + scored - 1))
+            source.append(first + scored)
+            end += n
+    branched = any(len(row.sequences) > 1 for row in rows)
+    flat = np.concatenate(source)
+    return Pass(
+        ids=torch.from_numpy(ids),
+        positions=torch.from_numpy(positions) if branched else None,
+        branch=torch.from_numpy(branch) if branched else None,
+        where=torch.from_numpy(np.concatenate(where)),
+        targets=torch.from_numpy(tokens.ids[flat].astype(np.int64)),
+        source=flat,
+    )
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """n examples as forward passes, and where their log-probs go in the [N, T] a method sees.
+
+    N sequences in the order of `rows_of` (pairs: all chosen, then all rejected); T completion tokens. mask [N, T];
+    unit [N, T] or None; slot [S] flat place in [N, T] of each scored token, passes one after another; source [S] its
+    place in the token set's flat arrays.
+    """
+
+    examples: np.ndarray
+    sequences: np.ndarray
+    group: np.ndarray
+    passes: tuple[Pass, ...]
+    mask: Tensor
+    unit: Tensor | None
+    slot: Tensor
+    source: np.ndarray
+
+    @classmethod
+    def of(cls, tokens: TokenSet, examples: np.ndarray, shared: bool, one_pass: bool) -> MicroBatch:
+        """The micro-batch of some examples (at least one)."""
+        sequences, group = rows_of(tokens, examples)
+        passes = tuple(passes_for(tokens, rows_for(tokens, examples, shared), one_pass))
+        source = np.concatenate([p.source for p in passes])
+        starts = tokens.offsets[sequences] + tokens.prompt_lengths[sequences]
+        width = max(1, int((tokens.offsets[sequences + 1] - starts).max()))
+        place = _places(tokens, sequences, source)
+        slot = place * width + (source - starts[place])
+        mask = np.zeros(len(sequences) * width, bool)
+        mask[slot] = True
+        unit = None if tokens.unit is None else np.full(mask.shape, -1, np.int64)
+        if unit is not None:
+            unit[slot] = np.asarray(tokens.unit)[source]
+        return cls(
+            examples=examples,
+            sequences=sequences,
+            group=np.asarray(group),
+            passes=passes,
+            mask=torch.from_numpy(mask.reshape(-1, width)),
+            unit=None if unit is None else torch.from_numpy(unit.reshape(-1, width)),
+            slot=torch.from_numpy(slot),
+            source=source,
+        )
+
+    def spread(self, flat: Tensor) -> Tensor:
+        """[N, T] of the values [S] of scored tokens, 0 elsewhere; keeps the gradient."""
+        out = flat.new_zeros(self.mask.numel())
+        return out.index_put((self.slot.to(flat.device),), flat).view(self.mask.shape)
+
+    def frozen(self, flat: np.ndarray, device: torch.device) -> Tensor:
+        """[N, T] of an array aligned with the token set's ids."""
+        return self.spread(torch.from_numpy(np.asarray(flat[self.source], np.float32)).to(device))
+
+
+def _places(tokens: TokenSet, sequences: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """[S] which of `sequences` each flat token index lies in."""
+    order = np.argsort(sequences, kind="stable")
+    found = np.searchsorted(tokens.offsets[sequences[order]], source, side="right") - 1
+    return order[found]

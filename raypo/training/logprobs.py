@@ -1,0 +1,129 @@
+"""Log-probs of given tokens from hidden states and LM head, in chunks: full logits never exist.
+
+The backward pass computes each chunk's logits again. S scored tokens, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_ELEMENTS = 8 * 2**20
+"""Logits held at once, in elements; at least MIN_ROWS tokens are taken together."""
+MIN_ROWS = 16
+"""CPU matrix kernels give a row the same bits whatever its company, from about this many rows on."""
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What a model does to its logits after the matrix product: logits -> softcap(scale * logits)."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> HeadShape:
+        """Read from a Hugging Face config (Gemma's cap, Cohere's factor, Granite's divisor)."""
+        scale = getattr(config, "logit_scale", None) or 1.0
+        scale /= getattr(config, "logits_scaling", None) or 1.0
+        return cls(float(scale), getattr(config, "final_logit_softcapping", None))
+
+
+def chunks(rows: int, vocabulary: int, elements: int = CHUNK_ELEMENTS) -> list[slice]:
+    """Slices of near-equal size that cover `rows` tokens, each of at most about `elements` logits."""
+    size = max(MIN_ROWS * 2, elements // vocabulary)
+    count = max(1, -(-rows // size))
+    bounds = [rows * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in pairwise(bounds)]
+
+
+def logits_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: HeadShape) -> Tensor:
+    """[n, V] logits in fp32 (fp64 stays fp64), accumulated in fp32 whatever the model's dtype."""
+    n = hidden.shape[0]
+    if n < MIN_ROWS:
+        hidden = torch.cat([hidden, hidden.new_zeros(MIN_ROWS - n, hidden.shape[1])])
+    if hidden.dtype in (torch.float32, torch.float64):
+        logits = hidden @ weight.T
+    elif hidden.is_cuda:
+        logits = torch.mm(hidden, weight.T, out_dtype=torch.float32)
+    else:
+        logits = hidden.float() @ weight.float().T
+    logits = logits[:n]
+    if bias is not None:
+        logits = logits + bias.to(logits)
+    if shape.scale != 1.0:
+        logits = logits * shape.scale
+    return logits if shape.softcap is None else torch.tanh(logits / shape.softcap) * shape.softcap
+
+
+class _TokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: HeadShape
+    ) -> Tensor:
+        parts = []
+        for chunk in chunks(len(targets), weight.shape[0]):
+            logits = logits_of(hidden[chunk], weight, bias, shape)
+            label = logits.gather(1, targets[chunk, None]).squeeze(1)
+            parts.append(label - torch.logsumexp(logits, -1))
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.shape = shape
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        hidden, weight, bias, targets = ctx.saved_tensors
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        d_hidden = torch.empty_like(hidden) if wants_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=gradient.dtype) if wants_weight else None
+        d_bias = torch.zeros_like(bias, dtype=gradient.dtype) if wants_bias else None
+        for chunk in chunks(len(targets), weight.shape[0]):
+            d_logits = _d_logits(hidden[chunk], weight, bias, targets[chunk], gradient[chunk], ctx.shape)
+            if d_hidden is not None:
+                d_hidden[chunk] = _product(d_logits, weight, hidden.dtype)
+            if d_weight is not None:
+                d_weight += _product(d_logits.T, hidden[chunk], d_weight.dtype)
+            if d_bias is not None:
+                d_bias += d_logits.sum(0)
+        return (
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None else d_bias.to(bias.dtype),
+            None,
+            None,
+        )
+
+
+def _d_logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gradient: Tensor, shape: HeadShape
+) -> Tensor:
+    """[n, V] gradient of the raw matrix product: gradient * (one-hot - softmax), through cap and scale."""
+    logits = logits_of(hidden, weight, bias, shape)
+    # d softcap(z) / dz = 1 - (softcap(z) / cap)^2, taken before the logits are overwritten.
+    slope = None if shape.softcap is None else 1 - (logits / shape.softcap) ** 2
+    d = logits.sub_(torch.logsumexp(logits, -1, keepdim=True)).exp_().mul_(-gradient[:, None])
+    d.scatter_add_(1, targets[:, None], gradient[:, None])
+    if slope is not None:
+        d *= slope
+    return d * shape.scale if shape.scale != 1.0 else d
+
+
+def _product(d_logits: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
+    """d_logits @ other; on a GPU in the dtype of `other` with fp32 sums, elsewhere in fp32."""
+    if other.dtype == d_logits.dtype:
+        return d_logits @ other
+    if other.is_cuda:
+        return torch.mm(d_logits.to(other.dtype), other, out_dtype=torch.float32).to(dtype)
+    return (d_logits @ other.to(d_logits.dtype)).to(dtype)
+
+
+def logps_of_targets(hidden: Tensor, head: nn.Linear, targets: Tensor, shape: HeadShape) -> Tensor:
+    """[S] fp32 log-probs (nats) of `targets` [S] given the hidden states [S, D] that predict them."""
+    if len(targets) == 0:
+        return hidden.new_zeros(0, dtype=torch.float32) + hidden.sum() * 0
+    return _TokenLogps.apply(hidden, head.weight, head.bias, targets, shape)
