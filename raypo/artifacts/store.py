@@ -72,10 +72,17 @@ class Store:
             raise StorageError(f"artifact kind: must be a plain lower-case name, got {kind!r}")
         name = hash_of(key)
         folder = self.root / kind / name
-        if not self._is_whole(folder):
-            with lease(LocalNote(self.root / kind / f"{name}.lease")):
-                if not self._is_whole(folder):
-                    self._bring(kind, name, key, make)
+        try:
+            if not self._is_whole(folder):
+                with lease(LocalNote(self.root / kind / f"{name}.lease")):
+                    if not self._is_whole(folder):
+                        self._bring(kind, name, key, make)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            raise StorageError(
+                f"{folder}: the artifact cannot be written, {error}; free space or store elsewhere"
+            ) from error
         with suppress(PermissionError):  # a store may be shared read-only; then it keeps no record of use
             os.utime(folder / MARKER)
         return folder
@@ -119,9 +126,7 @@ class Store:
                         self.mirror.upload(kind, name, part, marker)
             (part / MARKER).write_text(json.dumps(marker))
             part.rename(folder)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageError(f"{folder}: no space left to write the artifact; free some and try again") from error
+        except OSError:
             if not self._is_whole(folder):  # else somebody took the lease over and was faster
                 raise
         finally:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateError
+
 from raypo.data.records import ASSISTANT, HUMAN, Message, Record, Text, as_answer, as_messages, is_transcript
 from raypo.errors import DataError
 
@@ -64,7 +66,12 @@ class Renderer:
 
     def sequences(self, record: Record) -> tuple[Sequence, ...]:
         """One sequence per answer; all begin with the same prompt piece."""
-        return tuple(self._sequence(record, answer) for answer in record.completions)
+        try:
+            return tuple(self._sequence(record, answer) for answer in record.completions)
+        except TemplateError as error:
+            raise DataError(
+                f"{record.source or 'data'}: the chat template refuses this conversation, {error}"
+            ) from error
 
     def prompt(self, text: Text) -> Sequence:
         """A prompt alone, as the model reads it before it answers."""

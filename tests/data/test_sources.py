@@ -77,6 +77,16 @@ class TestFiles:
         with pytest.raises(DataError, match="no split 'validation'; found train, test"):
             load(str(tmp_path / "two"), split="validation")
 
+    def test_a_folder_of_data_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        (tmp_path / "mine").mkdir()
+        written(tmp_path / "mine", ROWS, "train.jsonl")
+        written(tmp_path / "mine", ROWS[1:], "test.jsonl")
+        assert len(load(str(tmp_path / "mine")).records) == 2
+        assert load(str(tmp_path / "mine"), split="test").records[0].prompt == "Who?"
+        with pytest.raises(DataError, match=r"cannot be loaded \(split 'dev'"):
+            load(str(tmp_path / "mine"), split="dev")
+
     def test_a_function_is_called_only_with_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "my_rows.py").write_text(
             "from raypo.data.records import Pair\n"
@@ -371,6 +381,20 @@ class TestRealFiles:
         )
         assert (imdb.format, len(imdb.records)) == ("ranked_rows", 252)
         assert all(isinstance(r, Ranking) and not any(map(math.isnan, r.scores)) for r in imdb.records)
+
+    def test_solution_steps(self, shared_data: Path, tmp_path: Path) -> None:
+        """Pairs of a right and a wrong step after the same steps, from solutions with a marked first error."""
+        rows = []
+        for line in gzip.open(shared_data / "step_labels" / "prmbench_target_394.jsonl.gz", "rt"):
+            row = json.loads(line)
+            right, wrong, at = row["original_process"], row["modified_process"], min(row["error_steps"] or [0]) - 1
+            if 0 <= at < min(len(right), len(wrong)) and right[:at] == wrong[:at] and right[at] != wrong[at]:
+                steps = {"prefix": right[:at], "chosen": right[at], "rejected": wrong[at]}
+                rows.append({"prompt": row["original_question"] + "\n", **steps})
+        loaded = load(written(tmp_path, rows))
+        assert loaded.format == "stepwise"
+        assert len(loaded.records) == len(rows) > 250
+        assert not any(r.final for r in loaded.records)
 
     def test_short_instructions(self, shared_data: Path) -> None:
         loaded = load(

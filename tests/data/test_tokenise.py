@@ -184,6 +184,12 @@ class TestConversations:
         with pytest.raises(DataError, match=r"x.jsonl row 3: the chat template renders"):
             tokenise([record], chat, ROOMY, chat_template=rewriting)
 
+    def test_a_conversation_that_the_template_refuses_is_named(self, chat) -> None:
+        strict = "{{ raise_exception('no system turn') if messages[0].role == 'system' else messages[0].content }}"
+        record = Demonstration(({"role": "system", "content": "a"}, user("b")), (assistant("c"),), source="x row 7")
+        with pytest.raises(DataError, match="x row 7: the chat template refuses this conversation, no system turn"):
+            tokenise([record], chat, ROOMY, chat_template=strict)
+
     def test_conversations_need_a_template(self, bpe) -> None:
         with pytest.raises(DataError, match="tokenizer has no chat template"):
             tokenise([Demonstration((user("a"),), (assistant("b"),))], bpe, ROOMY)
