@@ -130,7 +130,7 @@ def mix(
     share: OpenShare,
     source: str,
     split: str = "train",
-    format: str = "auto",
+    format: str | dict[str, Any] = "auto",
     columns: dict[str, str] | None = None,
     seed: int = 0,
     read: Reader,

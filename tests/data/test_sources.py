@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from raypo.data.files import read_file
 from raypo.data.formats import FORMATS
 from raypo.data.records import Demonstration, Labelled, Pair, Ranking
 from raypo.data.sources import load
@@ -385,8 +386,7 @@ class TestRealFiles:
     def test_solution_steps(self, shared_data: Path, tmp_path: Path) -> None:
         """Pairs of a right and a wrong step after the same steps, from solutions with a marked first error."""
         rows = []
-        for line in gzip.open(shared_data / "step_labels" / "prmbench_target_394.jsonl.gz", "rt"):
-            row = json.loads(line)
+        for _, row in read_file(shared_data / "step_labels" / "prmbench_target_394.jsonl.gz"):
             right, wrong, at = row["original_process"], row["modified_process"], min(row["error_steps"] or [0]) - 1
             if 0 <= at < min(len(right), len(wrong)) and right[:at] == wrong[:at] and right[at] != wrong[at]:
                 steps = {"prefix": right[:at], "chosen": right[at], "rejected": wrong[at]}
