@@ -146,7 +146,8 @@ def _boundaries(example: tuple[Rendered, ...], encoder: Encoder, report: Counter
 def _frame(sequence: Rendered, ids: np.ndarray, unit: np.ndarray, shared: int, encoder: Encoder) -> Tokenised:
     """Add what stands before and after the text: BOS, and the end of sequence where none is written."""
     opening = _opening(sequence, ids, shared, encoder)
-    closing = [encoder.eos] if sequence.ends and encoder.eos is not None and ids[-1:] != [encoder.eos] else []
+    ended = encoder.eos is None or list(ids[-1:]) == [encoder.eos]
+    closing = [encoder.eos] if sequence.ends and not ended else []
     return Tokenised(
         np.concatenate([opening, ids, closing]).astype(np.int32),
         np.concatenate([[-1] * len(opening), unit, [unit.max(initial=0)] * len(closing)]).astype(np.int16),

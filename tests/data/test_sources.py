@@ -236,6 +236,8 @@ class TestFormats:
         row = {"prompt": "1+1+1?\n", "prefix": ["1+1=2"], "chosen": "2+1=3", "rejected": "2+1=4"}
         pair = only(tmp_path, row)
         assert (pair.prompt, pair.final) == ("1+1+1?\n1+1=2\n", False)
+        turns = only(tmp_path, row, format={"stepwise": {"turns": True}})
+        assert turns.prompt == (user("1+1+1?\n"), assistant("1+1=2\n"))
         published = {"prompt": [user("1+1+1?")], "initial_reason_steps": "So 2.", "chosen": "3", "rejected": "4"}
         assert only(tmp_path, published).prompt == (user("1+1+1?"), assistant("So 2."))
 

@@ -13,6 +13,7 @@ from raypo.data.records import (
     Ranking,
     Record,
     Text,
+    as_messages,
     common_prefix,
     is_blank,
     word_boundary,
@@ -29,9 +30,12 @@ def pairs(rows: Iterable[Row], *, empty: Empty = "refuse") -> Iterator[Pair | Dr
     return _each(rows, pair, empty)
 
 
-def stepwise(rows: Iterable[Row], *, empty: Empty = "refuse") -> Iterator[Pair | Dropped]:
-    """A right and a wrong next step after the same steps; nothing ends after a step, so no end token follows."""
-    return _each(rows, _step, empty)
+def stepwise(rows: Iterable[Row], *, turns: bool = False, empty: Empty = "refuse") -> Iterator[Pair | Dropped]:
+    """A right and a wrong next step after the same steps; nothing ends after a step, so no end token follows.
+
+    `turns` makes a question that is plain text the user's turn and the steps the assistant's, for chat templates.
+    """
+    return _each(rows, lambda row: _step(row, turns), empty)
 
 
 def unpaired(rows: Iterable[Row], *, empty: Empty = "refuse") -> Iterator[Labelled | Dropped]:
@@ -112,10 +116,12 @@ def _parted(row: Row, chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
     )
 
 
-def _step(row: Row) -> Pair:
+def _step(row: Row, turns: bool) -> Pair:
     steps = row.get("prefix", "initial_reason_steps") or ""
     prefix = steps if isinstance(steps, str) else "".join(f"{step}\n" for step in steps)
     question = row.text("prompt")
+    if turns:
+        question = as_messages(question)
     return Pair(
         question + prefix if isinstance(question, str) else _begun(question, prefix),
         row.text("chosen"),
