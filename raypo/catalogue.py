@@ -43,7 +43,9 @@ def _page(method: Method) -> Group:
     for h in method.hyperparameters.values():
         table.add_row(h.name, h.allowed, "required" if h.default is REQUIRED else str(h.default), h.unit)
     documentation = Text(_docstring(method))
-    return Group(Text(method.name, style="bold"), documentation, Text(f"\nneeds: {', '.join(method.needs) or 'nothing'}"), table)
+    return Group(
+        Text(method.name, style="bold"), documentation, Text(f"\nneeds: {', '.join(method.needs) or 'nothing'}"), table
+    )
 
 
 def _docstring(method: Method) -> str:

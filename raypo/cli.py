@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from raypo.errors import RaypoError
+from raypo.errors import RaypoError, StudyError
 
 app = typer.Typer(
     add_completion=False,
@@ -39,6 +39,7 @@ def search(
     file: File,
     set_: Set = None,
     name: Annotated[str | None, typer.Option("--name", help="name of the search; the study's own by default")] = None,
+    storage: Annotated[str | None, typer.Option("--storage", envvar="RAYPO_STORAGE", help="in place of the study's")] = None,
     address: Address = None,
     allow_code: Code = False,
     json_: Json = False,
@@ -47,7 +48,8 @@ def search(
     from raypo.search import driver
     from raypo.study import load
 
-    study = load(file, set_ or [], allow_code=allow_code)
+    overrides = [*(set_ or []), *([f"storage={storage}"] if storage else [])]
+    study = load(file, overrides, allow_code=allow_code)
     _run(driver.create(study, name), study, address, json_)
 
 
@@ -98,7 +100,7 @@ def status(name: Name, storage: Storage = DEFAULT_STORAGE, json_: Json = False) 
     found = opened(storage, name)
     results = read_results(found)
     driver = holder(found.path)
-    _show(as_json(results, driver)) if json_ else out.print(to_rich(results, driver))
+    _show(as_json(results, driver)) if json_ else _draw(to_rich(results, driver))
 
 
 @app.command()
@@ -109,22 +111,27 @@ def export(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Write the best model of a method as a Hugging Face folder."""
-    from raypo.search.exporting import export_best
+    from raypo.search.exporting import copy_model
+    from raypo.tracking.compare import winner
+    from raypo.tracking.tables import configuration
 
-    out.print(export_best(_results(storage, name), method, to))
+    results = _results(storage, name)
+    best = winner(results.trials, method)
+    if best is None:
+        raise StudyError(f"--method {method}: no fully trained trial; {name} has {', '.join(results.methods)}")
+    copy_model(results.folder, best.name, to)
+    out.print(f"{best.name} ({configuration(best.hyperparameters)}) is in {to}")
 
 
 @app.command()
-def methods(
-    name: Annotated[str | None, typer.Argument(help="one method in full")] = None, json_: Json = False
-) -> None:
+def methods(name: Annotated[str | None, typer.Argument(help="one method in full")] = None, json_: Json = False) -> None:
     """List every method: equation, hyperparameters, needs, paper."""
     from raypo import catalogue
 
     if json_:
         _show(catalogue.as_json(name))
     else:
-        out.print(catalogue.to_rich(name))
+        _draw(catalogue.to_rich(name))
 
 
 def _run(found: Any, study: Any, address: str | None, json_: bool) -> None:
@@ -137,7 +144,7 @@ def _run(found: Any, study: Any, address: str | None, json_: bool) -> None:
     terminal = Terminal(out, quiet=json_)
     try:
         check(study, terminal.say)
-        driver.run(found, study, watchers(found, study, terminal), address=address)
+        driver.run(found, study, watchers(found, study, terminal, terminal.say), address=address)
     except KeyboardInterrupt:
         terminal.close()
         err.print(f"stopped; raypo resume {found.name} goes on where it was")
@@ -160,13 +167,18 @@ def _compare(results: list[Any], style: str) -> None:
 
     comparisons = [compared(result) for result in results]
     if style == "table":
-        out.print(to_rich(table(comparisons)))
+        _draw(to_rich(table(comparisons)))
     else:
         print(render(comparisons, style))
 
 
 def _show(value: Any) -> None:
     print(json.dumps(value, indent=2))
+
+
+def _draw(drawing: Any) -> None:
+    """Tables keep their shape in files and pipes, where nothing says how wide a line may be."""
+    (out if out.is_terminal else Console(width=180)).print(drawing)
 
 
 def main() -> None:

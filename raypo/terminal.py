@@ -58,7 +58,9 @@ class Terminal:
     def event(self, kind: str, row: Row) -> None:
         self._rows[row.name] = row
         if kind == "ended" and not self._console.is_terminal:
-            self.say(f"{row.name}: {row.state}{_figures(row)}  {_settings(row)}{f'  ({row.reason})' if row.reason else ''}")
+            self.say(
+                f"{row.name}: {row.state}{_figures(row)}  {_settings(row)}{f'  ({row.reason})' if row.reason else ''}"
+            )
 
     def ended(self, search: str, folder: Path) -> None:  # noqa: ARG002
         self.close()
@@ -98,7 +100,12 @@ class Terminal:
             last = row.evaluations[-1] if row.evaluations else {}
             state = pulse.stage if pulse and row.state == "running" else row.state
             table.add_row(
-                row.name, _settings(row), f"{done:.0%}", _interval(last), _number(last.get("kl")), Text(state, style=_style(row))
+                row.name,
+                _settings(row),
+                f"{done:.0%}",
+                _interval(last),
+                _number(last.get("kl")),
+                Text(state, style=_style(row)),
             )
         return Group(table, Text(self._progress(), style="dim"))
 
@@ -116,7 +123,9 @@ def _pulses(cluster: Cluster) -> dict[str, Pulse]:
 
 
 def _settings(row: Row) -> str:
-    return " ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.params.items())
+    return " ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.params.items()
+    )
 
 
 def _figures(row: Row) -> str:
@@ -140,8 +149,16 @@ def _win_rate(row: Row) -> float:
 
 
 def _style(row: Row) -> str:
-    return {"running": "bold", "finished": "green", "failed": "red", "diverged": "magenta", "pruned": "dim"}.get(row.state, "")
+    return {"running": "bold", "finished": "green", "failed": "red", "diverged": "magenta", "pruned": "dim"}.get(
+        row.state, ""
+    )
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

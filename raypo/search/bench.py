@@ -12,8 +12,9 @@ from typing import Any
 from raypo.artifacts import Store
 from raypo.errors import Diverged
 from raypo.evaluation.judges import Judge
+from raypo.search import checkpoints
 from raypo.search.evaluating import Evaluator
-from raypo.search.folders import evaluation_file, read_json, write_json
+from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
 from raypo.search.inputs import reference_logps, trial_inputs
 from raypo.search.jobs import Job, Outcome
 from raypo.search.judging import make_judge
@@ -94,6 +95,8 @@ class TrialBench:
             segment.run()
             pulse(job.until, "evaluating")
             figures, reason = self._evaluate(job, segment)
+            if state == "finished" and reason is None:
+                self._keep_model(job, segment)
         except Stopped:
             state, reason = "stopped", "stopped by command"
         except Diverged as error:
@@ -107,7 +110,7 @@ class TrialBench:
             step=segment.trainer.step,
             evaluation=figures,
             cost_s=(time.monotonic() - began) * self.study.resources.workers,
-            checkpoint=str(segment.checkpoint.relative_to(self.folder)) if segment.checkpoint else None,
+            checkpoint=str(segment.kept.relative_to(self.folder)) if segment.kept else None,
             reason=reason,
         )
 
@@ -132,6 +135,13 @@ class TrialBench:
         if value is not None and reason is None:
             figures["objective"] = value
         return figures, reason
+
+    def _keep_model(self, job: Job, segment: Segment) -> None:
+        """A fully trained trial keeps its model and no optimizer state."""
+        folder = trial_folder(self.folder, job.trial)
+        checkpoints.publish(folder / "model", segment.trainer.export)
+        checkpoints.remove(folder / "checkpoints")
+        segment.kept = folder / "model"
 
     def _heldout(self, trainer: Trainer) -> dict[str, float]:
         """Reward accuracy and margin on pairs that are trained on by nobody."""

@@ -72,3 +72,24 @@ def _commit(part: Path, path: Path) -> None:
     for other in path.parent.glob("step-*"):
         if step_of(other) < step_of(path):
             shutil.rmtree(other, ignore_errors=True)
+
+
+def publish(folder: Path, export: Callable[[Path], None]) -> None:
+    """Write a model folder on all ranks; it is there whole or not at all."""
+    part = folder.with_name(f".{folder.name}.part")
+    if rank() == 0:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    broadcast()
+    export(part)
+    gather(None)  # nobody looks into the folder any more when it gets its name
+    if rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+    broadcast()
+
+
+def remove(folder: Path) -> None:
+    """Remove a trial's checkpoints."""
+    if rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -17,6 +17,7 @@ from raypo.errors import ClusterError, StorageError
 from raypo.search import tune
 from raypo.search.cluster import NAMESPACE, Cluster, check_resources, joined, slots_open
 from raypo.search.conductor import LedgerConductor, rules_of
+from raypo.search.exporting import KEPT, drop_losers
 from raypo.search.folders import read_json, search_folder, write_json
 from raypo.search.grid import grid_cells
 from raypo.search.jobs import Job
@@ -157,6 +158,8 @@ def run(
                 targets=search.settings["targets"],
             )
             conductor.listen(watcher.event)
+            keep = max(KEPT, study.confirm.top)
+            conductor.listen(lambda kind, row: drop_losers(ledger, search.path, row, keep) if kind == "ended" else None)
             watcher.running(cluster, conductor)
             tune.run(conductor, concurrent, str(search.path / "ray"))
             cluster.check()

@@ -32,9 +32,9 @@ def read_results(search: SearchFolder, study: Study | None = None, ledger: Ledge
 
 
 def trial_result(row: Row, folder: Path, study: Study) -> TrialResult:
-    """One row of the ledger as a result; `hyperparameters` holds searched values and the method's fixed ones."""
+    """One row of the ledger as a result; `hyperparameters` holds what was searched and what the file fixes, but no defaults."""
     entry = study.methods.get(row.label)
-    fixed = {} if entry is None else {k: v for k, v in study.fixed(row.label).items() if k in entry.hyperparameters}
+    fixed = {} if entry is None else {k: v for k, v in study.fixed(row.label).items() if k in {"lr", *entry.stated}}
     history = tuple(_evaluations(row.evaluations))
     return TrialResult(
         name=row.name,

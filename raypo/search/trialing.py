@@ -50,7 +50,7 @@ class Segment:
         self.folder = trial_folder(folder, job.trial)
         self._log: list[str] = []
         self._saved = time.monotonic()
-        self.checkpoint: Path | None = None
+        self.kept: Path | None = None
 
     def run(self) -> None:
         """Train until the job's fraction of the schedule.
@@ -76,7 +76,7 @@ class Segment:
         saved = checkpoints.newest(self.folder / "checkpoints", target)
         if saved is not None:
             self.trainer.load(saved)
-            self.checkpoint = saved
+            self.kept = saved
         if rank() == 0:
             _forget_after(self.folder / "metrics.jsonl", self.trainer.step)
 
@@ -87,9 +87,9 @@ class Segment:
             self._log.append(json.dumps({"step": self.trainer.step, "fraction": fraction, **metrics}))
 
     def _save(self) -> None:
-        if self.checkpoint is not None and checkpoints.step_of(self.checkpoint) == self.trainer.step:
+        if self.kept is not None and checkpoints.step_of(self.kept) == self.trainer.step:
             return
-        self.checkpoint = checkpoints.write(self.folder / "checkpoints", self.trainer.step, self.trainer.save)
+        self.kept = checkpoints.write(self.folder / "checkpoints", self.trainer.step, self.trainer.save)
         self._saved = time.monotonic()
         if rank() == 0 and self._log:
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:

@@ -40,6 +40,8 @@ class Entry:
     priors: tuple[Mapping[str, Value], ...] = ()
     reference: str = ""
     """What `load_method` takes: the method's name, or the import path of one outside the package."""
+    stated: frozenset[str] = frozenset()
+    """The names that the file gives a value or an axis; the others have the method's default."""
 
 
 class Study(Section):
