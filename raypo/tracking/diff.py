@@ -6,7 +6,7 @@ from typing import Any
 
 from raypo.errors import StorageError
 from raypo.search.results import Evaluation, SearchResults, TrialResult
-from raypo.tracking.tables import Table, number, plain
+from raypo.tracking.tables import Table, number, plain, signed
 
 Cells = tuple[str, str, str, str]
 
@@ -73,4 +73,4 @@ def _interval(point: Evaluation) -> str:
 
 
 def _figure(name: str, a: float, b: float, digits: int, scale: float = 1.0) -> Cells:
-    return name, number(a, digits, scale), number(b, digits, scale), f"{(b - a) * scale:+.{digits}f}"
+    return name, number(a, digits, scale), number(b, digits, scale), signed((b - a) * scale, digits)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,11 @@ def completions(folder: Path, columns: list[str] | None = None) -> list[Row]:
 
 
 def final_scores(folder: Path) -> dict[str, float]:
-    """Return the score of each prompt at a trial's latest evaluation, in [0, 1]; nan where no verdict could be read."""
+    """Return each prompt's mean score at a trial's latest evaluation, in [0, 1]; without a verdict it is absent."""
     judged = completions(folder, ["fraction", "prompt", "score"])
     last = max((row["fraction"] for row in judged), default=0.0)
-    return {row["prompt"]: row["score"] for row in judged if row["fraction"] == last}
+    scores: dict[str, list[float]] = {}
+    for row in judged:
+        if row["fraction"] == last and row["score"] is not None and math.isfinite(row["score"]):
+            scores.setdefault(row["prompt"], []).append(row["score"])
+    return {prompt: sum(found) / len(found) for prompt, found in scores.items()}

@@ -40,6 +40,12 @@ def number(value: float | None, digits: int = 1, scale: float = 1.0) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value * scale:.{digits}f}"
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """Write a difference with its sign, a true minus, and no sign for what rounds to zero."""
+    written = f"{value:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(written) == 0 else written.replace("-", "−")
+
+
 def plain(value: Any) -> str:
     """Write a hyperparameter so that it reads well and can be typed back: four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

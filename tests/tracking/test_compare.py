@@ -128,7 +128,7 @@ def test_diff_shows_what_differs_and_what_it_did_at_the_last_shared_point(result
     assert rows["win rate %"] == (
         f"{first.history[0].win_rate * 100:.1f}",
         f"{pruned.history[0].win_rate * 100:.1f}",
-        f"{change:+.1f}",
+        f"{change:+.1f}".replace("-", "−"),
     )
     assert "33% of the schedule" in table.caption
 

@@ -91,5 +91,5 @@ def test_the_cursor_keeps_its_token_and_an_unreadable_one_is_named(tmp_path) -> 
     assert again.has("offline", "dpo-0001", "abc")
     assert not again.has("https://api.wandb.ai//raypo", "dpo-0001", "abc")
     (tmp_path / "wandb.json").write_text("{")
-    with pytest.raises(StorageError, match="wandb.json: cannot be read"):
+    with pytest.raises(StorageError, match=r"wandb\.json: cannot be read"):
         Cursor.open(tmp_path)

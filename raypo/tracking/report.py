@@ -1,0 +1,228 @@
+"""`raypo report`: one page that holds a whole search and needs nothing else, not even a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+from plotly.offline import get_plotlyjs
+
+from raypo.search.results import SearchResults, TrialResult
+from raypo.tracking import charts
+from raypo.tracking.compare import Comparison, caption, compare, winner
+from raypo.tracking.importance import searched
+from raypo.tracking.page import chart, grid, section, table, text
+from raypo.tracking.parallel import parallel
+from raypo.tracking.samples import samples
+from raypo.tracking.significance import Pair, significance
+from raypo.tracking.tables import Table, configuration, headline, number, signed
+
+SECTIONS = {
+    "winners": "Winners",
+    "differences": "Differences",
+    "hyperparameters": "Hyperparameters",
+    "training": "Training",
+    "answers": "Answers",
+    "trouble": "Trouble",
+    "cost": "Cost",
+    "again": "Run again",
+}
+CURVES = ("loss", "rewards/margin", "rewards/accuracy", "grad_norm")
+
+
+def write_report(results: SearchResults, path: Path | None = None) -> Path:
+    """Write the report of a search as one HTML file, by default `report.html` in its folder; returns its path."""
+    path = path or results.folder / "report.html"
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(page(results), encoding="utf-8")
+    os.replace(draft, path)
+    return path
+
+
+def page(results: SearchResults) -> str:
+    """Return the report of a search as HTML."""
+    template = files("raypo.tracking").joinpath("report.html").read_text(encoding="utf-8")
+    parts = {
+        "title": text(f"{results.name}: preference optimisation compared"),
+        "header": _header(results),
+        "main": "".join(
+            [
+                _winners(results),
+                _differences(results),
+                _hyperparameters(results),
+                _training(results),
+                section(
+                    "answers", "Answers side by side", "What the winners say to the same prompts.", samples(results)
+                ),
+                _trouble(results),
+                _cost(results),
+                _again(results),
+            ]
+        ),
+        "footer": text(
+            "Made by raypo. " + ", ".join(f"{name} {version}" for name, version in results.versions.items())
+        ),
+        "plotly": get_plotlyjs(),
+    }
+    # One pass, so that braces within a model's answer stay what they are.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place.group(1)], template)
+
+
+def verdict(comparison: Comparison, pairs: list[Pair]) -> str:
+    """Say in one sentence which method won, and whether the data can tell."""
+    rows = sorted((row for row in comparison.rows if row.win_rate is not None), key=lambda row: -(row.win_rate or 0))
+    if not rows:
+        return "No trial has been fully trained yet."
+    best = rows[0]
+    said = f"{best.method} is ahead with {number(best.win_rate, scale=100)} %"
+    unclear = [
+        other
+        for pair in pairs
+        for other in (pair.first, pair.second)
+        if best.method in (pair.first, pair.second) and other != best.method and not pair.certain
+    ]
+    if unclear:
+        return f"{said}; these data cannot tell it from {_listed(unclear)}."
+    return f"{said}, more than chance explains." if len(rows) > 1 and pairs else f"{said}."
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _header(results: SearchResults) -> str:
+    comparison = compare(results)
+    states = [trial.state for trial in results.trials]
+    facts = {
+        "methods": str(len(results.methods)),
+        "trials": str(len(states)),
+        "fully trained": str(states.count("finished")),
+        "device-hours": number(sum(trial.cost_s for trial in results.trials) / 3600, 2),
+        "model": Path(str(results.study.get("model", {}).get("path", "–"))).name,
+    }
+    cells = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts.items())
+    links = "".join(f'<a href="#{identity}">{text(name)}</a>' for identity, name in SECTIONS.items())
+    answer = verdict(comparison, significance(results))
+    return (
+        f'<h1>{text(results.name)}</h1><p>{text(caption(comparison))}</p><p class="answer">{text(answer)}</p>'
+        f'<dl class="facts">{cells}</dl><nav>{links}</nav>'
+    )
+
+
+def _winners(results: SearchResults) -> str:
+    lead = "The best fully trained configuration of each method. Trials that were pruned or diverged cannot win."
+    picture = chart(charts.forest(results), "win rate of each method's winner with its interval")
+    return section("winners", "Which method won", lead, picture, table(replace(headline(compare(results)), caption="")))
+
+
+def _differences(results: SearchResults) -> str:
+    lead = "Row minus column, in points of win rate, on the prompts that both winners answered."
+    note = (
+        "Each cell: difference, its own 95 % interval, and a p-value that holds for all pairs together (Holm); "
+        "coloured where it is below 0.05. The winners were picked on these prompts, so both look better than they are."
+    )
+    pairs = {(pair.first, pair.second): pair for pair in significance(results)}
+    if not pairs:
+        return ""
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    head = "<th></th>" + "".join(f'<th class="n">{text(name)}</th>' for name in names)
+    rows = "".join(
+        f'<tr><td class="w">{text(row)}</td>' + "".join(_cell(pairs, row, column) for column in names) + "</tr>"
+        for row in names
+    )
+    body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return section("differences", "Are the differences real?", lead, body, f'<p class="note">{text(note)}</p>')
+
+
+def _cell(pairs: dict[tuple[str, str], Pair], row: str, column: str) -> str:
+    pair = pairs.get((row, column)) or pairs.get((column, row))
+    if pair is None:
+        return '<td class="n">·</td>'
+    sign = 1 if pair.first == row else -1
+    ends = sorted((100 * sign * pair.ci_low, 100 * sign * pair.ci_high))
+    kind = ("better" if sign * pair.difference > 0 else "worse") if pair.certain else ""
+    small = f"{signed(ends[0])} to {signed(ends[1])}<br>p = {pair.p_value:.2g}"
+    return f'<td class="n {kind}">{signed(100 * sign * pair.difference)}<small>{small}</small></td>'
+
+
+def _hyperparameters(results: SearchResults) -> str:
+    lead = "Every fully trained trial with its interval; the winner is filled. The dotted line is a tie."
+    parts = []
+    for method in results.methods:
+        slices = [chart(charts.slice_of(results, method, n), f"{method}: {n}") for n in searched(results, method)]
+        lines = chart(parallel(results, method), f"{method}: all trials in parallel coordinates")
+        if slices:
+            parts.append(f"<h3>{text(method)}</h3>" + grid([*slices, lines]))
+    bars = chart(charts.importance_bars(results), "importance of each hyperparameter by method")
+    if bars:
+        note = "PED-ANOVA: which values set the best trials apart from the rest. With few trials, a hint and no more."
+        parts.append(f"<h3>What mattered</h3>{bars}" + f'<p class="note">{text(note)}</p>')
+    return section("hyperparameters", "Win rate against each hyperparameter", lead, *parts)
+
+
+def _training(results: SearchResults) -> str:
+    lead = (
+        "First, what a win rate costs in distance from the reference; then the way there, where a line that turns down "
+        "has been optimised too far; then the winners' curves."
+    )
+    pictures = [
+        chart(charts.front(results), "win rate against KL of all trials, with the front"),
+        chart(charts.over_optimisation(results), "win rate against KL over training"),
+    ]
+    curves = [chart(charts.learning(results, metric), f"{metric} of the winners") for metric in CURVES]
+    return section(
+        "training",
+        "Training and over-optimisation",
+        lead,
+        grid(pictures, "pair"),
+        grid([c for c in curves if c], "pair"),
+    )
+
+
+def _trouble(results: SearchResults) -> str:
+    shown = [trial for trial in results.trials if trial.state in ("failed", "diverged", "pruned", "stopped")]
+    order = {"failed": 0, "diverged": 1, "stopped": 2, "pruned": 3}
+    rows = tuple(
+        (t.name, t.state, t.reason or "–", configuration(t.hyperparameters), f"{t.fraction:.0%}")
+        for t in sorted(shown, key=lambda trial: order[trial.state])
+    )
+    columns = ("trial", "ended", "why", "configuration", "trained")
+    lead = "Trials that did not reach the end of their schedule. None of them can win, and none is told as a low value."
+    body = table(Table("", columns, rows, "", words=4)) if rows else ""
+    return section("trouble", "Failures and divergences", lead, body)
+
+
+def _cost(results: SearchResults) -> str:
+    rows = []
+    for method in results.methods:
+        own = [trial for trial in results.trials if trial.method == method]
+        hours, longest = sum(trial.cost_s for trial in own) / 3600, max((trial.cost_s for trial in own), default=0.0)
+        rows.append((method, str(len(own)), number(hours, 2), number(longest)))
+    columns = ("method", "trials", "device-hours", "longest trial, device-s")
+    picture = chart(charts.budget(results), "best win rate so far against device-hours")
+    lead = "What each method was given, and what it made of it. Methods compare fairly where their budgets are alike."
+    return section("cost", "Cost", lead, table(Table("", columns, tuple(rows), "")), picture)
+
+
+def _again(results: SearchResults) -> str:
+    best = [winner(results.trials, method) for method in results.methods]
+    lines = [command(results, trial) for trial in best if trial is not None]
+    exports = [f"raypo export {results.name} --method {trial.method} --to {trial.method}" for trial in best if trial]
+    lead = "Each command trains one winner's configuration afresh; the last ones copy the trained models."
+    body = f"<pre>{text(chr(10).join([*lines, '', *exports]))}</pre>" if lines else ""
+    return section("again", "Run a winner again", lead, body)
+
+
+def command(results: SearchResults, trial: TrialResult) -> str:
+    """Return the command line that runs one trial's configuration again."""
+    entry = results.study.get("methods", {}).get(trial.method) or {}
+    method = {trial.method: {**entry, **trial.hyperparameters}}
+    settings = (f"methods={json.dumps(method)}", "search.trials=1")
+    overrides = " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
+    study = shlex.quote(str(results.folder / "study.yaml"))
+    return f"raypo search {study} --name {results.name}-{trial.name} {overrides}"
