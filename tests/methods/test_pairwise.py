@@ -155,6 +155,14 @@ def test_ipo_slope_is_twice_the_distance_to_the_target() -> None:
     assert logps.grad.item() == pytest.approx(2 * (1 - 5))
 
 
+def test_ipo_mean_divides_each_side_by_its_own_length() -> None:
+    world = World.random(16)
+    frozen = replace(world, logits=world.reference_logits).policy_logps()
+    average = ((world.policy_logps() - frozen) * world.mask).sum(-1) / world.mask.sum(-1)
+    value = loss(Row("ipo", {"tau": 0.2, "aggregate": "mean"}), world)
+    torch.testing.assert_close(value.per_example, (average[:3] - average[3:] - 2.5) ** 2)
+
+
 def test_ipo_mean_equals_sum_at_another_tau_for_equal_lengths() -> None:
     n, tau = 4, 0.2
     side = torch.arange(8, dtype=torch.float64).reshape(2, n)
