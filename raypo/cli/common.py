@@ -1,0 +1,60 @@
+"""What all commands share: the app, the consoles, the names of common arguments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Search hyperparameters of LLM preference optimisation on Ray.",
+)
+out = Console(soft_wrap=True)
+err = Console(stderr=True)
+
+File = Annotated[Path, typer.Argument(help="study file, such as search_spaces/quickstart.yaml")]
+Name = Annotated[str, typer.Argument(help="name of a search")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="override a key of the study: a.b=value")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON alone")]
+Storage = Annotated[str, typer.Option("--storage", help="folder that holds the searches", envvar="RAYPO_STORAGE")]
+Address = Annotated[str | None, typer.Option("--address", help="Ray cluster: auto, ray://...; none starts a local one")]
+Code = Annotated[bool, typer.Option("--allow-code", help="let the study run Python code that it names by import path")]
+
+DEFAULT_STORAGE = "raypo-searches"
+
+
+def show(value: Any) -> None:
+    """Print JSON."""
+    print(json.dumps(value, indent=2))
+
+
+def draw(drawing: Any) -> None:
+    """Tables keep their shape in files and pipes, where nothing says how wide a line may be."""
+    (out if out.is_terminal else Console(width=180)).print(drawing)
+
+
+def results_of(storage: str, name: str) -> Any:
+    """What a search found so far."""
+    from raypo.search.driver import opened
+    from raypo.search.reading import read_results
+
+    return read_results(opened(storage, name))
+
+
+def print_comparison(results: list[Any], style: str) -> None:
+    """The best configuration per method, of one search or of several side by side."""
+    from raypo.tracking.compare import compare
+    from raypo.tracking.tables import render, table, to_rich
+
+    comparisons = [compare(result) for result in results]
+    if style == "table":
+        draw(to_rich(table(comparisons)))
+    else:
+        print(render(comparisons, style))
