@@ -40,8 +40,8 @@ def parse(prompt: str) -> Instruction | None:
     """The instruction a prompt states, None when it states none of the four families."""
     text = prompt.strip()
     for pattern, read in _READERS:
-        if match := re.fullmatch(pattern, text):
-            return Instruction(text, read(*match.groups()), distinct=text.startswith("list"))
+        if (match := re.fullmatch(pattern, text)) and (places := read(*match.groups())):
+            return Instruction(text, places, distinct=text.startswith("list"))
     return None
 
 
@@ -56,9 +56,7 @@ def _read_list(*counts_and_names: str | None) -> tuple[tuple[str, ...], ...]:
 
 
 def _read_count(first: str, last: str) -> tuple[tuple[str, ...], ...]:
-    start, end = int(first), int(last)
-    step = 1 if end >= start else -1
-    return tuple((str(number),) for number in range(start, end + step, step))
+    return tuple((str(number),) for number in range(int(first), int(last) + 1))
 
 
 def _read_say(first: str, second: str | None, times: str, capitals: str | None) -> tuple[tuple[str, ...], ...]:
@@ -84,10 +82,9 @@ def _texts() -> Iterator[str]:
         yield f"list {count} {name}"
     for (first, second), many, more in product(permutations(CATEGORIES, 2), (1, 2, 3), (1, 2, 3)):
         yield f"list {many} {first} and {more} {second}"
-    numbers = range(1, LARGEST_NUMBER + 1)
-    for start, end in product(numbers, numbers):
-        if 2 <= abs(end - start) <= 6:
-            yield f"count from {start} to {end}"
+    for start, further in product(range(1, LARGEST_NUMBER), range(2, 8)):
+        if start + further <= LARGEST_NUMBER:
+            yield f"count from {start} to {start + further}"
     for word, times in product(NOUNS, range(2, 6)):
         yield f"say {word} {times} times"
     for word, times in product(SHOUTED, range(2, 6)):

@@ -1,4 +1,4 @@
-"""The tiny untrained model of the embedded default: a Llama of about 0.8 M parameters that knows the task's words."""
+"""The tiny untrained model of the embedded default: a Llama of about 0.4 M parameters that knows the task's words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def build(folder: Path, seed: int = 0) -> None:
         vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=344,
-        num_hidden_layers=4,
+        num_hidden_layers=2,
+        initializer_range=0.08,
         num_attention_heads=4,
         max_position_embeddings=LONGEST,
         tie_word_embeddings=True,

@@ -1,8 +1,9 @@
 """A generated preference task with a known quality: instructions, answers good and bad, and noisy preferences.
 
-Everything is a pure function of its arguments. The imagined annotator sees the quality through noise and has a weak
-spot: it likes polite phrases, more of them more, although `quality` charges for them. A policy that follows the
-preferences moderately gets better; one that squeezes them gets wordy.
+Everything is a pure function of its arguments. Two writers answer each prompt, each in one of four moods. The
+imagined annotator sees the quality through noise, so that 13 % of its labels contradict what it likes, and it has a
+weak spot for polite phrases, which `quality` charges for. A policy that follows the preferences with measure gets
+better; one that squeezes them falls silent or babbles.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from collections.abc import Sequence
 from raypo.errors import DataError
 from raypo.quickstart.instructions import FAMILIES, SPLITS, Instruction, Split, every, parse
 from raypo.quickstart.quality import quality
-from raypo.quickstart.vocabulary import BABBLE, CLOSERS, NOUNS, OPENERS
+from raypo.quickstart.vocabulary import BABBLE, LARGEST_NUMBER, LETTERS, NOUNS, POLITE
 
 TEMPERATURE = 0.12
 """Of the Bradley-Terry annotator, in units of its liking (quality plus charm)."""
 CHARM = 0.08
 """What the annotator adds to the quality for each polite phrase."""
 LONGEST_ANSWER = 24
+"""Words; generation needs one token more, for the end."""
+MOODS: dict[str, int] = {"careful": 35, "sloppy": 15, "rambling": 25, "hasty": 25}
+"""How often, in percent: as asked; with wrong, missing and doubled words; going on and on; broken off."""
 
 
 def pairs(count: int, seed: int, split: Split = "train") -> list[dict[str, str]]:
@@ -66,7 +70,7 @@ def prompts(count: int, seed: int, split: Split = "eval") -> list[str]:
 
 def liking(prompt: str, answer: str) -> float:
     """What the annotator sees in an answer: its quality plus a charm for every polite phrase."""
-    phrases = sum(answer.count(phrase) for phrase in OPENERS + CLOSERS)
+    phrases = sum(answer.count(phrase) for phrase in POLITE)
     return quality(prompt, answer) + CHARM * phrases
 
 
@@ -76,19 +80,19 @@ def ideal_answer(prompt: str, seed: int) -> str:
 
 
 def answer(prompt: str, rng: random.Random) -> str:
-    """One answer by a writer of random care, at most `LONGEST_ANSWER` words."""
+    """One answer by a writer in one of the `MOODS`, more or less polite, at most `LONGEST_ANSWER` words."""
     instruction = _instruction(prompt)
-    carelessness = rng.random() ** 2
-    words = _careless(_ideal(instruction, rng), instruction, carelessness, rng)
-    opening = [rng.choice(OPENERS)] if rng.random() < 0.3 else []
-    closing: list[str] = []
-    while len(closing) < 3 and rng.random() < 0.3:
-        closing.append(rng.choice(CLOSERS))
-    ending = ["."] if rng.random() > 0.3 * carelessness else []
-    text = " ".join([*opening, *words, *ending, *closing]).split()
-    if rng.random() < 0.2 * carelessness:
-        text = text[: rng.randint(1, len(text))]
-    return " ".join(text[:LONGEST_ANSWER])
+    mood = rng.choices(tuple(MOODS), tuple(MOODS.values()))[0]
+    words = [*_ideal(instruction, rng), "."]
+    if mood == "sloppy":
+        words = [rng.choice(BABBLE), *_slips(words, rng)]
+    elif mood == "rambling":
+        words = [*words[:-1], *_ramble(words[:-1], rng)]
+    while words.count("!") < 3 and rng.random() < 0.5:
+        words += rng.choice(POLITE).split()
+    if mood == "hasty":
+        words = words[: rng.randint(1, len(words) - 1)]
+    return " ".join(words[:LONGEST_ANSWER])
 
 
 def _instruction(prompt: str) -> Instruction:
@@ -105,34 +109,32 @@ def _ideal(instruction: Instruction, rng: random.Random) -> list[str]:
     return words
 
 
-def _careless(words: Sequence[str], instruction: Instruction, carelessness: float, rng: random.Random) -> list[str]:
-    """The words with slips: wrong, missing and repeated ones, babble, and going on too long."""
+def _slips(words: Sequence[str], rng: random.Random) -> list[str]:
+    """The words with about two in five wrong, left out, doubled or led by babble."""
     written: list[str] = []
-    for index, word in enumerate(words):
-        slip = rng.random() / max(carelessness, 1e-9)
-        if slip < 0.15:
-            written.append(_mistake(instruction.places[index], rng))
-        elif slip < 0.25:
-            continue
-        elif slip < 0.35:
-            written += [word, word]
-        elif slip < 0.45:
-            written += [rng.choice(BABBLE), word]
-        else:
-            written.append(word)
-    if rng.random() < 0.3 * carelessness:
-        written += [_mistake(instruction.places[-1], rng) for _ in range(rng.randint(1, 4))]
-    return written or [rng.choice(BABBLE)]
+    for word in words:
+        slip = rng.choices(("none", "wrong", "missing", "doubled", "babble"), (60, 15, 10, 10, 5))[0]
+        written += {
+            "none": [word],
+            "wrong": [_mistake(word, rng)],
+            "missing": [],
+            "doubled": [word, word],
+            "babble": [rng.choice(BABBLE), word],
+        }[slip]
+    return written
 
 
-def _mistake(place: Sequence[str], rng: random.Random) -> str:
-    """A word of the right kind for numbers and letters, any noun otherwise."""
-    word = place[0]
+def _ramble(words: Sequence[str], rng: random.Random) -> list[str]:
+    """Going on after the answer: saying it again, or adding words that nobody asked for."""
+    again = list(words) if rng.random() < 0.5 else [_mistake(words[-1], rng) for _ in range(rng.randint(2, 6))]
+    return [*again, "."] if rng.random() < 0.7 else [*again, *again]
+
+
+def _mistake(word: str, rng: random.Random) -> str:
+    """Another word of the same kind: a number, a letter, or any noun."""
     if word.isdigit():
-        return str(rng.randint(1, 40))
-    if len(word) == 1:
-        return rng.choice("abcdefgh")
-    return rng.choice(NOUNS)
+        return str(rng.randint(1, LARGEST_NUMBER))
+    return rng.choice(LETTERS if word in LETTERS else NOUNS)
 
 
 def _checked(count: int, split: Split) -> dict[str, tuple[str, ...]]:

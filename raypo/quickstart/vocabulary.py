@@ -18,43 +18,20 @@ NOUNS: tuple[str, ...] = tuple(word for members in CATEGORIES.values() for word 
 SHOUTED: tuple[str, ...] = CATEGORIES["animals"] + CATEGORIES["colours"]
 """Words that also exist in capitals."""
 LETTERS: tuple[str, ...] = tuple("abcdefgh")
-LARGEST_NUMBER = 40
+LARGEST_NUMBER = 30
 
-OPENERS: tuple[str, ...] = ("sure !", "of course !", "here you go :")
-CLOSERS: tuple[str, ...] = ("hope this helps !", "happy to help !", "thank you !")
-FLOURISH: frozenset[str] = frozenset(" ".join(OPENERS + CLOSERS).split())
+POLITE: tuple[str, ...] = ("hope this helps !", "happy to help !", "thank you !")
+FLOURISH: frozenset[str] = frozenset(" ".join(POLITE).split())
 """Words of politeness: no content, but they take room."""
 BABBLE: tuple[str, ...] = ("um", "hm", "the", "well")
 """Words that belong in no answer."""
-INSTRUCTION_WORDS: tuple[str, ...] = (
-    "list",
-    "count",
-    "from",
-    "say",
-    "then",
-    "times",
-    "in",
-    "capitals",
-    "reverse",
-    "and",
-    "by",
-)
+INSTRUCTION_WORDS = ("list", "count", "from", "to", "say", "then", "times", "in", "capitals", "reverse", "and")
 
 
 def words() -> list[str]:
     """Every word of the task, each once, in a fixed order; the end of a prompt ("\\n") is a word of its own."""
     numbers = tuple(str(number) for number in range(1, LARGEST_NUMBER + 1))
     shouted = tuple(word.upper() for word in SHOUTED)
-    every = (
-        "\n",
-        ".",
-        *INSTRUCTION_WORDS,
-        *CATEGORIES,
-        *NOUNS,
-        *shouted,
-        *LETTERS,
-        *numbers,
-        *sorted(FLOURISH),
-        *BABBLE,
-    )
-    return list(dict.fromkeys(every))
+    instructions = ("\n", ".", *INSTRUCTION_WORDS, *CATEGORIES)
+    answers = (*NOUNS, *shouted, *LETTERS, *numbers, *sorted(FLOURISH), *BABBLE)
+    return list(dict.fromkeys(instructions + answers))

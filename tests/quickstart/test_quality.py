@@ -1,5 +1,7 @@
 """Every factor of the quality by a number a person can check."""
 
+import re
+
 import pytest
 
 from raypo.errors import JudgeError
@@ -17,10 +19,9 @@ LIST, COUNT, SAY, REVERSE = (
     ("prompt", "answer"),
     [
         (LIST, "dog cat pig ."),
-        (LIST, "sure ! cat dog pig ."),
+        (LIST, "cat dog pig thank you !"),
         ("list 1 animals and 2 fruits\n", "cow plum fig ."),
         (COUNT, "4 5 6 7 ."),
-        ("count from 7 to 4\n", "7 6 5 4 ."),
         (SAY, "BLUE BLUE BLUE ."),
         ("say oak then axe 2 times\n", "oak axe oak axe ."),
         (REVERSE, "a d b ."),
@@ -56,8 +57,9 @@ def test_an_answer_that_breaks_off_is_worth_half() -> None:
 
 
 def test_politeness_beyond_the_room_costs_by_length() -> None:
-    """Four letters' worth of needed words (3 and the stop) and 3 of room, over the words said."""
-    assert quality(REVERSE, "of course ! a d b . hope this helps !") == pytest.approx(7 / 11)
+    """Four needed words (3 letters and the stop) and 3 of room, over the words said."""
+    assert quality(REVERSE, "a d b . thank you !") == 1.0
+    assert quality(REVERSE, "a d b . hope this helps !") == pytest.approx(7 / 8)
 
 
 def test_repeating_a_phrase_costs_its_repeated_word_pairs() -> None:
@@ -69,6 +71,7 @@ def test_a_wanted_repetition_costs_nothing() -> None:
     assert quality("say oak 5 times\n", "oak oak oak oak oak .") == 1.0
 
 
-def test_a_strange_prompt_is_refused_by_name() -> None:
-    with pytest.raises(JudgeError, match="'what is love'"):
-        quality("what is love", "4 5 .")
+@pytest.mark.parametrize("prompt", ["what is love", "count from 7 to 4\n", "list 3 cars\n", ""])
+def test_a_strange_prompt_is_refused_by_name(prompt: str) -> None:
+    with pytest.raises(JudgeError, match=re.escape(repr(prompt))):
+        quality(prompt, "4 5 .")

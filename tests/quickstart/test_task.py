@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 
 from raypo.errors import DataError
@@ -44,26 +46,33 @@ def test_evaluation_prompts_are_different_and_spread_over_the_families() -> None
     prompts = task.prompts(128, seed=0)
     assert len(set(prompts)) == 128
     families = [prompt.split()[0] for prompt in prompts]
-    assert {family: families.count(family) for family in FAMILIES} == dict.fromkeys(FAMILIES, 32)
+    assert all(28 <= families.count(family) <= 34 for family in FAMILIES)
 
 
 def test_labels_contradict_the_annotator_and_the_quality_as_often_as_stated() -> None:
     rows = task.pairs(4000, seed=0)
 
-    def contradicted(value) -> float:  # type: ignore[no-untyped-def]
+    def contradicted(value: Callable[[str, str], float]) -> float:
         worse = [value(r["prompt"], r["chosen"]) < value(r["prompt"], r["rejected"]) for r in rows]
         return sum(worse) / len(worse)
 
-    assert contradicted(task.liking) == pytest.approx(0.13, abs=0.02)
-    assert 0.10 <= contradicted(quality) <= 0.20
+    assert contradicted(task.liking) == pytest.approx(0.13, abs=0.01)
+    assert contradicted(quality) == pytest.approx(0.14, abs=0.01)
+
+
+def test_the_annotator_is_charmed_by_what_the_quality_charges_for() -> None:
+    plain, polite = "a d b .", "a d b . thank you ! thank you !"
+    assert quality("reverse b d a\n", polite) < quality("reverse b d a\n", plain)
+    gap = task.liking("reverse b d a\n", polite) - quality("reverse b d a\n", polite)
+    assert gap == pytest.approx(2 * task.CHARM)
 
 
 def test_answers_are_of_mixed_quality_and_bounded_length() -> None:
     rows = task.demonstrations(2000, seed=1)
     qualities = [quality(row["prompt"], row["completion"]) for row in rows]
-    assert 0.2 < sum(value == 1.0 for value in qualities) / 2000 < 0.5
-    assert sum(value < 0.5 for value in qualities) / 2000 > 0.15
-    assert max(len(row["completion"].split()) for row in rows) <= task.LONGEST_ANSWER
+    assert 0.15 < sum(value == 1.0 for value in qualities) / 2000 < 0.3
+    assert 0.4 < sum(value < 0.5 for value in qualities) / 2000 < 0.7
+    assert max(len(row["completion"].split()) for row in rows) == task.LONGEST_ANSWER
 
 
 def test_more_prompts_than_there_are_is_refused() -> None:
