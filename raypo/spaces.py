@@ -1,6 +1,6 @@
 """Distributions of a search space: how a study file writes them and what Optuna makes of them.
 
-    beta: {log_uniform: [0.01, 1.0]}      lr: {choice: [3e-7, 5e-7]}      steps: {int: [50, 200]}      tau: 0.1 (fixed)
+beta: {log_uniform: [0.01, 1.0]}      lr: {choice: [3e-7, 5e-7]}      steps: {int: [50, 200]}      tau: 0.1 (fixed)
 """
 
 from __future__ import annotations

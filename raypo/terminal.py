@@ -43,7 +43,7 @@ class Terminal:
         self.say(f"starting {wanted.slots} slot(s) of {wanted.workers} worker(s), ZeRO {wanted.zero_stage}")
 
     def stage(self, text: str) -> None:
-        self.say(f"preparing: {text}")
+        self.say(text if self._running_since else f"preparing: {text}")
 
     def running(self, cluster: Cluster, conductor: LedgerConductor) -> None:
         self._total = sum(conductor.targets.values())

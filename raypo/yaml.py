@@ -17,7 +17,9 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)$|^[-+]?(\d+\.\d*|\.\d+)$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    re.compile(
+        r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)$|^[-+]?(\d+\.\d*|\.\d+)$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -61,7 +63,9 @@ def load_file(path: Path) -> Any:
     try:
         return load(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
-        raise StudyError(f"{path}: no such file; give the path of a study file, such as search_spaces/quickstart.yaml") from None
+        raise StudyError(
+            f"{path}: no such file; give the path of a study file, such as search_spaces/quickstart.yaml"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot be read: {error}") from None
 

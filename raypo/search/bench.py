@@ -76,6 +76,8 @@ class TrialBench:
             _ = self.judge
         trainer.rewind()
         self.evaluator.opponent(trainer, confirm=False)
+        if self.study.confirm.top:
+            self.evaluator.opponent(trainer, confirm=True)
         return Outcome(job.trial, "finished", 1.0, cost_s=time.monotonic() - began)
 
     @cached_property
@@ -139,9 +141,10 @@ class TrialBench:
     def _keep_model(self, job: Job, segment: Segment) -> None:
         """A fully trained trial keeps its model and no optimizer state."""
         folder = trial_folder(self.folder, job.trial)
-        checkpoints.publish(folder / "model", segment.trainer.export)
+        if not job.confirm:
+            checkpoints.publish(folder / "model", segment.trainer.export)
+            segment.kept = folder / "model"
         checkpoints.remove(folder / "checkpoints")
-        segment.kept = folder / "model"
 
     def _heldout(self, trainer: Trainer) -> dict[str, float]:
         """Reward accuracy and margin on pairs that are trained on by nobody."""

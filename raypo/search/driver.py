@@ -17,6 +17,7 @@ from raypo.errors import ClusterError, StorageError
 from raypo.search import tune
 from raypo.search.cluster import NAMESPACE, Cluster, check_resources, joined, slots_open
 from raypo.search.conductor import LedgerConductor, rules_of
+from raypo.search.confirming import candidates, confirm
 from raypo.search.exporting import KEPT, drop_losers
 from raypo.search.folders import read_json, search_folder, write_json
 from raypo.search.grid import grid_cells
@@ -163,6 +164,11 @@ def run(
             watcher.running(cluster, conductor)
             tune.run(conductor, concurrent, str(search.path / "ray"))
             cluster.check()
+            work = candidates(study, ledger, conductor.job)
+            if work:
+                seeds = study.confirm.seeds
+                watcher.stage(f"confirming {len(work)} configurations with {seeds} seeds each on unseen prompts")
+                confirm(study, ledger, search.path, cluster.pool, work, watcher.stage)
         shutil.rmtree(search.path / "ray", ignore_errors=True)  # Ray's own notes; the ledger is the record
         watcher.ended(search.name, search.path)
 

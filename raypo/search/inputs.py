@@ -41,7 +41,7 @@ def trial_inputs(materials: Materials, trainer: Trainer, entry: Entry, point: Ma
         key = {**tokens.key, "mismatched": True}
         frozen["mismatched"] = reference_logps(materials, trainer, Tokens(others, key))
     if "embeddings" in needs:
-        frozen["embeddings"] = materials.embeddings(tokens)
+        frozen["embeddings"] = materials.embeddings(tokens, point, method.data)  # type: ignore[arg-type]
     return Inputs(tokens.set, frozen)
 
 

@@ -13,13 +13,14 @@ from raypo.evaluation.judges import Judge
 from raypo.evaluation.judges.cache import MarkCache
 from raypo.search.materials import Materials
 from raypo.search.sources import QUICKSTART, read_records
+from raypo.study.sections import Judge as JudgeSection
 
 HELDOUT = 0.1
 """Share of the judge's own prompts on which its accuracy is measured."""
 
 
 def make_judge(materials: Materials, device: str) -> Judge:
-    """One judge for the whole study, made by rank 0 alone. Its marks are kept beside the artifacts, so that none is asked for twice."""
+    """One judge for the whole study, made by rank 0 alone; its marks are kept, so that none is asked for twice."""
     wanted = materials.study.objective.judge
     cache = MarkCache(materials.store.root / "verdicts")
     match wanted.kind:
@@ -38,12 +39,29 @@ def make_judge(materials: Materials, device: str) -> Judge:
         case "pairrm":
             from raypo.evaluation.judges.pairrm import pairrm
 
-            return pairrm(str(wanted.path), cache=cache, max_failed=wanted.max_failed)
+            return pairrm(str(wanted.path), device=device, cache=cache, max_failed=wanted.max_failed)
         case "llm":
-            from raypo.evaluation.judges.llm import llm_judge
-
-            return llm_judge(wanted.model_dump(), cache=cache)
+            return _llm(wanted, cache, materials.store.root / "spending")
     raise StudyError(f"objective.judge.kind: {wanted.kind!r}")
+
+
+def _llm(wanted: JudgeSection, cache: MarkCache, spending: Path) -> Judge:
+    from raypo.evaluation.judges.llm import llm
+
+    return llm(
+        str(wanted.model),
+        wanted.template,
+        base_url=wanted.base_url,
+        key_variable=wanted.key_variable,
+        revision=wanted.revision,
+        concurrency=wanted.concurrency,
+        price_per_million_tokens=wanted.price_per_million_tokens,
+        max_cost=wanted.max_cost,
+        spending_folder=spending,
+        replay=Path(wanted.replay) if wanted.replay else None,
+        cache=cache,
+        max_failed=wanted.max_failed,
+    )
 
 
 def trained_reward_model(materials: Materials, device: str) -> Path:
@@ -54,7 +72,8 @@ def trained_reward_model(materials: Materials, device: str) -> Path:
     wanted = study.objective.judge
     read = read_records(str(wanted.source), split=wanted.split, count=wanted.count, allow_code=study.allow_code)
     pairs = [record for record in read if isinstance(record, Pair)]
-    heldout, training = transforms.split(pairs, low=0.0, high=HELDOUT), transforms.split(pairs, low=HELDOUT, high=1.0)
+    heldout = [p for p in transforms.split(pairs, low=0.0, high=HELDOUT) if isinstance(p, Pair)]
+    training = [p for p in transforms.split(pairs, low=HELDOUT, high=1.0) if isinstance(p, Pair)]
     settings = RewardTraining(
         epochs=wanted.epochs,
         lr=wanted.lr,

@@ -62,7 +62,8 @@ def _take(path: Path, search: str) -> None:
                 return
             if (owner := holder(path.parent)) is not None:
                 raise StorageError(
-                    f"{search}: a driver runs it already ({owner}); raypo status {search} follows it, raypo stop {search} ends it"
+                    f"{search}: a driver runs it already ({owner}); raypo status {search} follows it, "
+                    f"raypo stop {search} ends it"
                 )
             path.unlink(missing_ok=True)
         raise StorageError(f"{search}: another driver took the search over at this very moment; try again")

@@ -10,7 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from raypo.artifacts import Store, hash_folder, hash_of
+from raypo.data.embeddings import embed
 from raypo.data.keys import tokens_key
 from raypo.data.records import Demonstration, Kind, Record, Text
 from raypo.data.rewriting import as_kind, demonstrations
@@ -132,9 +135,12 @@ class Materials:
 
     def training_tokens(self, kind: Kind, point: Mapping[str, Value]) -> Tokens:
         """Tokenised training data of a trial, in the form its method takes."""
+        return self.tokens_of(self.training_records(kind, point))
+
+    def training_records(self, kind: Kind, point: Mapping[str, Value]) -> list[Record]:
+        """Training rows of a trial after its transforms, in the form its method takes."""
         transforms = parse_transforms(self.study.data_transforms(point))
-        records = apply_transforms(self._parts[0], transforms, self._read_more)
-        return self.tokens_of(as_kind(records, kind))
+        return as_kind(apply_transforms(self._parts[0], transforms, self._read_more), kind)
 
     def heldout_tokens(self) -> Tokens | None:
         """Tokenised held-out pairs, for reward accuracy; None without pairs."""
@@ -159,6 +165,20 @@ class Materials:
             folder = made_alone(self.store, "tokens", key, make)
             self._tokens[name] = Tokens(TokenSet.load(folder), key)
         return self._tokens[name]
+
+    def embeddings(self, tokens: Tokens, point: Mapping[str, Value], kind: Kind) -> np.ndarray:
+        """float32 [E, D] prompt embeddings, a row for each example of the tokens."""
+        encoder = self.study.data.encoder
+        named = encoder if not Path(encoder).is_dir() else hash_folder(encoder, self.store.hashes)
+
+        def make(folder: Path) -> None:
+            records = self.training_records(kind, point)
+            self.say(f"embedding the prompts of {len(tokens.set)} examples")
+            prompts = [records[i].prompt for i in np.asarray(tokens.set.record)]
+            np.save(folder / "embeddings.npy", embed(prompts, encoder), allow_pickle=False)
+
+        folder = made_alone(self.store, "embeddings", {"tokens": hash_of(tokens.key), "encoder": named}, make)
+        return np.asarray(np.load(folder / "embeddings.npy", mmap_mode="r", allow_pickle=False))
 
     # Evaluation -----------------------------------------------------------------------------------------------------
 

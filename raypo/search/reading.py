@@ -32,7 +32,7 @@ def read_results(search: SearchFolder, study: Study | None = None, ledger: Ledge
 
 
 def trial_result(row: Row, folder: Path, study: Study) -> TrialResult:
-    """One row of the ledger as a result; `hyperparameters` holds what was searched and what the file fixes, but no defaults."""
+    """One row of the ledger as a result; `hyperparameters` holds what was searched and what the file fixes."""
     entry = study.methods.get(row.label)
     fixed = {} if entry is None else {k: v for k, v in study.fixed(row.label).items() if k in {"lr", *entry.stated}}
     history = tuple(_evaluations(row.evaluations))

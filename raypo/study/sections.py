@@ -122,6 +122,7 @@ class Data(Section):
     chat_template: str | None = None
     seed: int = 0
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    encoder: str = "hashing"
 
     @model_validator(mode="before")
     @classmethod
@@ -180,12 +181,13 @@ class Judge(Section):
     batch_size: Count = 32
     max_length: Count = 1024
     model: str | None = None
-    template: str | None = None
+    revision: str = ""
+    template: str = "alpaca_eval"
     base_url: str | None = None
     key_variable: str = "OPENAI_API_KEY"
     concurrency: Count = 8
     max_cost: Positive | None = None
-    price_per_million_tokens: tuple[NonNegative, NonNegative] | None = None
+    price_per_million_tokens: tuple[NonNegative, NonNegative] = (0.0, 0.0)
     replay: str | None = None
     max_failed: Share = 0.05
 

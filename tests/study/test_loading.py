@@ -128,7 +128,9 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
 def test_published_spaces_can_be_used_and_overridden(study_file: Path) -> None:
     methods = study_file.parent / "methods"
     methods.mkdir()
-    (methods / "dpo.yaml").write_text("method: dpo\nspace: {beta: {choice: [0.01, 0.1]}, lr: 5e-7}\npriors: [{beta: 0.1}]\n")
+    (methods / "dpo.yaml").write_text(
+        "method: dpo\nspace: {beta: {choice: [0.01, 0.1]}, lr: 5e-7}\npriors: [{beta: 0.1}]\n"
+    )
     study = load(study_file, ["methods.dpo={use: methods/dpo, lr: 1e-6}"])
     assert study.space("dpo")["beta"] == Space("choice", (0.01, 0.1))
     assert study.fixed("dpo")["lr"] == 1e-6

@@ -1,0 +1,99 @@
+"""Confirmation: the best configurations of each method, trained again and judged on prompts that the search never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from raypo.evaluation.completions import read
+from raypo.evaluation.win_rate import estimate
+from raypo.search.folders import trial_folder
+from raypo.search.jobs import Job, Outcome
+from raypo.search.ledger import Ledger, Row
+from raypo.search.samplers import seed_of
+from raypo.study import Study
+
+
+@dataclass(frozen=True)
+class Again:
+    """One configuration that is trained again, once for each seed."""
+
+    row: Row
+    jobs: tuple[Job, ...]
+
+
+def candidates(study: Study, ledger: Ledger, job_of: Callable[[Row], Job]) -> list[Again]:
+    """The best `confirm.top` finished trials of each method that have no confirmation yet."""
+    chosen = []
+    for label in study.methods:
+        finished = [row for row in ledger.rows(label) if row.state == "finished" and row.evaluations]
+        finished.sort(key=lambda row: -float(row.evaluations[-1]["objective"]))
+        chosen += [row for row in finished[: study.confirm.top] if row.confirmation is None]
+    return [Again(row, tuple(_job(study, job_of(row), k) for k in range(study.confirm.seeds))) for row in chosen]
+
+
+def confirm(
+    study: Study, ledger: Ledger, folder: Path, pool: Any, work: Sequence[Again], say: Callable[[str], None]
+) -> None:
+    """Run all jobs on the slots and write each configuration's confirmation into the ledger.
+
+    A seed that fails or diverges counts: it is named in the confirmation, and the others make the figure.
+    """
+    waiting = {pool.submit.remote(job): again for again in work for job in again.jobs}
+    outcomes: dict[str, list[Outcome]] = {again.row.name: [] for again in work}
+    while waiting:
+        (done,), _ = ray.wait(list(waiting), num_returns=1)
+        again = waiting.pop(done)
+        found = outcomes[again.row.name]
+        found.append(ray.get(done))
+        if len(found) == len(again.jobs):
+            confirmation = combined(found, folder)
+            ledger.annotate(again.row, "confirmation", confirmation)
+            say(f"confirmed {again.row.name}: {_words(confirmation)}")
+
+
+def combined(outcomes: Sequence[Outcome], folder: Path) -> dict[str, Any]:
+    """One figure over all seeds: the mean score, its interval clustered by prompt, the spread between seeds.
+
+    `win_rate` is nan-free only where a seed finished; otherwise the confirmation holds its failures alone.
+    """
+    good = [outcome for outcome in outcomes if outcome.state == "finished"]
+    failed = {outcome.trial: outcome.reason for outcome in outcomes if outcome.state != "finished"}
+    if not good:
+        return {"win_rate": 0.0, "ci_low": 0.0, "ci_high": 1.0, "n": 0, "seeds": 0, "spread": 0.0, "failed": failed}
+    stored = [read(trial_folder(folder, outcome.trial) / "completions.parquet", 1.0) for outcome in good]
+    scores = np.array([row.score for rows in stored for row in rows])
+    prompts = np.array([row.prompt for rows in stored for row in rows])
+    first = good[0].evaluation
+    found = estimate(scores, judge=first["judge"], opponent=first["opponent"], prompts=prompts)
+    rates = [float(outcome.evaluation["win_rate"]) for outcome in good]
+    return {
+        "win_rate": found.win_rate,
+        "ci_low": found.ci_low,
+        "ci_high": found.ci_high,
+        "n": found.n,
+        "seeds": len(good),
+        "spread": float(np.std(rates, ddof=1)) if len(rates) > 1 else 0.0,
+        "rates": rates,
+        "kl": float(np.mean([outcome.evaluation.get("kl", np.nan) for outcome in good])),
+        "length": float(np.mean([outcome.evaluation["length"] for outcome in good])),
+        "failed": failed,
+    }
+
+
+def _job(study: Study, job: Job, k: int) -> Job:
+    seed = seed_of(study.search.seed, f"{job.trial}/confirmation", k)
+    return Job(f"{job.trial}.s{k}", job.label, job.point, seed, 1.0, confirm=True)
+
+
+def _words(confirmation: dict[str, Any]) -> str:
+    if not confirmation["seeds"]:
+        return "every seed failed"
+    rate, low, high = (100 * confirmation[name] for name in ("win_rate", "ci_low", "ci_high"))
+    spread = f", spread over {confirmation['seeds']} seeds {100 * confirmation['spread']:.1f}"
+    return f"{rate:.1f} % [{low:.1f}, {high:.1f}] on {confirmation['n']} unseen prompts{spread}"

@@ -1,0 +1,97 @@
+"""A bench without a model: it takes steps, checkpoints and leaves records exactly as the real one does.
+
+Every step is written to `work.log` in the trial's folder, so that a test can count what was done twice.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raypo.errors import Diverged
+from raypo.search import checkpoints
+from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
+from raypo.search.jobs import Job, Outcome
+from raypo.search.together import broadcast, rank
+from raypo.study import build
+
+STEPS = 12
+CHECKPOINT_EVERY = 2
+
+
+class StubBench:
+    """Its objective is best at beta = 0.1 and has no noise; `fault` in a trial's folder makes it misbehave."""
+
+    def __init__(self, study: dict[str, Any], search: str, folder: str, allow_code: bool) -> None:
+        self.study = build(study, search, allow_code=allow_code)
+        self.folder = Path(folder)
+        self.step_s = float(os.environ.get("STUB_STEP_S", "0.02"))
+
+    def run(self, job: Job, pulse: Any) -> Outcome:
+        if job.kind == "prepare":
+            return Outcome(job.trial, "finished", 1.0)
+        record = evaluation_file(self.folder, job.trial, job.until)
+        done = broadcast(read_json(record) if rank() == 0 else None)
+        if done is not None:
+            return Outcome(**done)
+        outcome = self._train(job, pulse)
+        if rank() == 0:
+            write_json(record, vars(outcome))
+        return outcome
+
+    def _train(self, job: Job, pulse: Any) -> Outcome:
+        folder = trial_folder(self.folder, job.trial)
+        target = math.ceil(job.until * STEPS - 1e-9)
+        saved = checkpoints.newest(folder / "checkpoints", target)
+        step = checkpoints.step_of(saved) if saved else 0
+        while step < target:
+            self._step(job, folder, step)
+            step += 1
+            pulse(step / STEPS, "training")
+            if step % CHECKPOINT_EVERY == 0 or step == target:
+                saved = checkpoints.write(folder / "checkpoints", step, lambda path: (path / f"{rank()}").touch())
+        value = objective(job.point)
+        figures = {
+            "objective": value,
+            "win_rate": value,
+            "ci_low": value,
+            "ci_high": value,
+            "n": 1,
+            "kl": 0.0,
+            "length": 1.0,
+        }
+        state = "finished" if job.until >= 1 else "running"
+        return Outcome(job.trial, state, job.until, step, figures, 0.01, str(saved))
+
+    def _step(self, job: Job, folder: Path, step: int) -> None:
+        time.sleep(self.step_s)
+        dist.all_reduce(torch.ones(1))
+        if rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "work.log").open("a") as log:
+                log.write(f"{step}\n")
+        fault = self.folder / "faults" / job.trial
+        word = broadcast(fault.read_text() if rank() == 0 and fault.exists() else "")
+        if word == "raise":
+            raise ValueError("asked to raise")
+        if word == "diverge":
+            raise Diverged("asked to diverge")
+        if word == "exit once" and step == 3:
+            if rank() == 1:
+                fault.unlink()
+                os._exit(1)
+            time.sleep(30)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def objective(point: dict[str, Any]) -> float:
+    """0.9 at beta = 0.1, less with every factor of ten away from it."""
+    return 0.9 - 0.1 * abs(math.log10(point["beta"]) + 1)

@@ -1,0 +1,82 @@
+"""Whole searches with stubbed training: ledger, Tune, pool, warm slots, resume, faults."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import run_stub
+
+from raypo.errors import StorageError
+from raypo.search import driver
+from raypo.search.jobs import Outcome
+from raypo.search.lease import lease
+from raypo.search.samplers import make_sampler
+from raypo.study import Study
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def steps_done(folder: Path, trial: str) -> Counter[int]:
+    return Counter(int(line) for line in (folder / "trials" / trial / "work.log").read_text().splitlines())
+
+
+def test_every_trial_runs_once_and_the_best_wins(stub_study: Study) -> None:
+    results, watcher = run_stub(driver.create(stub_study), stub_study)
+    assert sorted(t.name for t in results.trials) == ["dpo-0000", "dpo-0001", "simpo-0000", "simpo-0001"]
+    for trial in results.trials:
+        assert trial.state == "finished"
+        assert [round(e.fraction, 2) for e in trial.history] == [0.33, 0.67, 1.0]
+        assert set(steps_done(results.folder, trial.name).values()) == {1}
+    assert Counter(kind for kind, _ in watcher.events) == {"drawn": 4, "evaluated": 12, "ended": 4}
+    assert not (results.folder / "ray").exists()
+    assert not (results.folder / "driver.lease").exists()
+
+
+def test_a_name_is_used_once(stub_study: Study) -> None:
+    driver.create(stub_study)
+    with pytest.raises(StorageError, match=r"raypo resume stub.*raypo extend stub"):
+        driver.create(stub_study)
+
+
+def test_two_drivers_on_one_search_are_refused(stub_study: Study) -> None:
+    search = driver.create(stub_study)
+    with lease(search.path, search.name), pytest.raises(StorageError, match="a driver runs it already"):
+        run_stub(search, stub_study)
+
+
+def test_faults_stay_with_their_trial_and_a_dead_worker_costs_little(stub_study: Study) -> None:
+    search = driver.create(stub_study)
+    faults = search.path / "faults"
+    faults.mkdir()
+    (faults / "dpo-0000").write_text("raise")
+    (faults / "simpo-0000").write_text("diverge")
+    (faults / "dpo-0001").write_text("exit once")
+    results, _ = run_stub(search, stub_study)
+    by_name = {trial.name: trial for trial in results.trials}
+    assert by_name["dpo-0000"].state == "failed"
+    assert "ValueError: asked to raise" in str(by_name["dpo-0000"].reason)
+    assert (by_name["simpo-0000"].state, by_name["simpo-0000"].reason) == ("diverged", "asked to diverge")
+    assert by_name["simpo-0001"].state == "finished"
+    assert by_name["dpo-0001"].state == "finished", "its worker died in mid-job and it went on"
+    repeated = {step: n for step, n in steps_done(search.path, "dpo-0001").items() if n > 1}
+    assert set(repeated) <= {2, 3}, "only what came after the last checkpoint is done again"
+
+
+def test_an_interrupted_search_goes_on_and_can_be_extended(stub_study: Study) -> None:
+    search = driver.create(stub_study)
+    ledger = search.ledger
+    space = {name: axis.distribution() for name, axis in stub_study.space("dpo").items()}
+    row = ledger.ask("dpo", make_sampler("random", 0, space), seed=3)
+    ledger.record(row, 0, Outcome(row.name, "running", 1 / 3, 4, {"objective": 0.5, "win_rate": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 1, "kl": 0.0, "length": 1.0}))  # fmt: skip
+    results, watcher = run_stub(search, stub_study)
+    assert Counter(t.state for t in results.trials) == {"finished": 4}
+    assert watcher.events[0] == ("drawn", "dpo-0000"), "what was unfinished comes first"
+    first = next(t for t in results.trials if t.name == "dpo-0000")
+    assert first.history[0].win_rate == 0.5, "an evaluation that is recorded is not made again"
+    again, _ = run_stub(search, stub_study)
+    assert [t.cost_s for t in again.trials] == [t.cost_s for t in results.trials], "nothing runs twice"
+    driver.extend(search, 1)
+    extended, _ = run_stub(search, stub_study)
+    assert Counter(t.method for t in extended.trials) == {"dpo": 3, "simpo": 3}
