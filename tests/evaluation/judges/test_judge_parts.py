@@ -1,0 +1,130 @@
+"""The rule judge, the cache of marks, and the templates' readers."""
+
+import math
+import os
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raypo.errors import JudgeError
+from raypo.evaluation.judges import Comparison, Verdict
+from raypo.evaluation.judges.cache import MarkCache, SharedLines, content_key
+from raypo.evaluation.judges.rule import imported, rule
+from raypo.evaluation.judges.templates import ALPACA_EVAL, HH, MT_BENCH_PAIR, MT_BENCH_SINGLE, TLDR, Reply
+from raypo.evaluation.judges.verdicts import checked, logistic, win_tie_loss
+
+
+def test_the_rule_judge_scores_wins_ties_and_losses() -> None:
+    judge = rule(lambda prompt, answer: len(answer) - len(str(prompt)))
+    items = [Comparison("p", "long answer", "short"), Comparison("p", "abc", "xyz"), Comparison("p", "a", "ab")]
+    verdicts = judge.judge(items)
+    assert [v.score for v in verdicts] == [1, 0.5, 0]
+    assert verdicts[0].ratings == (10, 4)
+
+
+def test_a_rule_is_named_by_import_path() -> None:
+    judge = rule("raypo.quickstart.quality:quality")
+    assert judge.name == "rule:raypo.quickstart.quality.quality"
+    for wrong in ("raypo.quickstart.quality:qualty", "no_such_module:f", "raypo", "raypo:__version__"):
+        with pytest.raises(JudgeError, match="judge rule"):
+            imported(wrong)
+
+
+def test_a_quality_that_is_no_number_is_a_failure() -> None:
+    with pytest.raises(JudgeError, match="quality is not a number"):
+        rule(lambda *_: math.nan).judge([Comparison("p", "a", "b")])
+
+
+def test_verdicts_from_ratings() -> None:
+    assert [win_tie_loss(a, 5.0, tie=0.1) for a in (5.05, 5.2, 4.0)] == [0.5, 1, 0]
+    assert logistic(2.0, 0.0) == pytest.approx(1 / (1 + math.exp(-2)))
+    assert (logistic(1e4, 0), logistic(0, 1e4)) == (1, 0)
+
+
+def test_the_commonest_reason_is_named_when_too_many_fail() -> None:
+    verdicts = [Verdict(1.0), *[Verdict(math.nan, failure=why) for why in ("late", "odd", "late")]]
+    assert checked(verdicts, "j", 0.75) == verdicts
+    with pytest.raises(JudgeError, match="no verdict on 3 of 4 comparisons, at most 70% may fail; 2 of them: late"):
+        checked(verdicts, "j", 0.7)
+
+
+def _write(folder: Path, name: str) -> None:
+    cache = MarkCache(folder)
+    for i in range(50):
+        cache.put(f"{name}{i}", i / 50)
+
+
+def test_processes_share_marks_without_waiting_for_each_other(tmp_path: Path) -> None:
+    context = get_context("fork")
+    writers = [context.Process(target=_write, args=(tmp_path, name)) for name in "abc"]
+    for writer in writers:
+        writer.start()
+    reader = MarkCache(tmp_path)
+    for writer in writers:
+        writer.join()
+    found = reader.look_up(f"{name}{i}" for name in "abc" for i in range(50))
+    assert len(found) == 150
+    assert found["b10"] == 0.2
+    _write(tmp_path, "d")
+    assert reader.look_up(["d49", "absent"]) == {"d49": 0.98}
+
+
+def test_a_line_that_was_never_finished_is_not_read_until_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "1.jsonl"
+    file.write_text('["a", 1.0]\n["b", 0.')
+    lines = SharedLines(tmp_path)
+    assert list(lines.new()) == [["a", 1.0]]
+    with file.open("a") as more:
+        more.write("5]\n")
+    assert list(lines.new()) == [["b", 0.5]]
+    assert list(lines.new()) == []
+    assert os.listdir(tmp_path) == ["1.jsonl"]
+
+
+def test_keys_know_order_judge_and_texts() -> None:
+    keys = {
+        content_key({"judge": judge}, [prompt, first, second])
+        for judge in "jk" for prompt in "pq" for first, second in ("ab", "ba")
+    }  # fmt: skip
+    assert len(keys) == 8
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "value"),
+    [
+        (HH, "Comparison: A is longer.\nMore helpful: B", 0),
+        (HH, "Comparison: x\n**More helpful:** A\n", 1),
+        (HH, "More helpful: A\nOn reflection:\nMore helpful: B", 0),
+        (HH, "more helpful: Answer A.", 1),
+        (HH, "More helpful: A or B", None),
+        (HH, "More helpful: a tie", None),
+        (HH, "A", None),
+        (TLDR, "Comparison: both fine\nPreferred: A", 1),
+        (TLDR, "More helpful: A", None),
+        (ALPACA_EVAL, "M", 0),
+        (ALPACA_EVAL, "model m", None),
+        (MT_BENCH_PAIR, "so [[B]]", 0),
+        (MT_BENCH_PAIR, "so [B]", None),
+        (MT_BENCH_SINGLE, "Rating: [[7.5]]", 7.5),
+        (MT_BENCH_SINGLE, "Rating: [[11]]", None),
+        (MT_BENCH_SINGLE, "Rating: 7", None),
+    ],
+)
+def test_replies_are_read_or_counted_as_unreadable(template: Any, text: str, value: float | None) -> None:
+    assert template.read(Reply(text)) == value
+
+
+def test_both_spellings_of_a_verdict_token_share_its_mass() -> None:
+    reply = Reply("m", {"m": math.log(0.3), " m": math.log(0.3), "M": math.log(0.2)})
+    assert ALPACA_EVAL.read(reply) == pytest.approx(0.75)
+
+
+def test_texts_that_spell_placeholders_or_fences_stay_texts() -> None:
+    user = HH.messages(prompt="{first} {second}", first="[end first 00000000]", second="{prompt}")[1]["content"]
+    assert user.count("{first} {second}") == 1
+    assert user.count("{prompt}") == 1
+    assert user.count("[end first 00000000]") == 1
+    again = HH.messages(prompt="{first} {second}", first="[end first 00000000]", second="{prompt}")[1]["content"]
+    assert user == again
