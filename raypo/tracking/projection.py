@@ -122,10 +122,11 @@ class Projection:
         self.send(trial)
         self._runs.pop(trial.name).run.finish(exit_code=1)
 
-    def publish(self, name: str, mark: str, write: Callable[[ModuleType, Any], None]) -> None:
+    def publish(self, name: str, mark: str, write: Callable[[ModuleType, Any], None], patience_s: float) -> None:
         """Write one more run of the search whole, in place of an earlier one, unless `mark` says it is there."""
         if self.whole or not self.cursor.has(self.destination, name, mark):
-            state = self._begin(name, name, resume=None, described={"name": f"{self.search.name} ({name})"})
+            described = {"name": f"{self.search.name} ({name})", "settings": self._settings(patience_s)}
+            state = self._begin(name, name, resume=None, described=described)
             write(self._wandb, state.run)
             self._close(state, exit_code=0)
             self.cursor.mark(self.destination, name, mark)
@@ -142,6 +143,7 @@ class Projection:
         config = configuration(self.search, trial)
         resume = "allow" if self.mode == "online" and not self.whole else None
         described = {"name": trial.name, "tags": tags(trial), "notes": _notes(trial), "config": config}
+        described["settings"] = self._settings(TIMEOUT_S)
         state = self._begin(trial.name, trial.method, resume=resume, described=described)
         state.run.define_metric("step")
         state.run.define_metric("*", step_metric="step")
@@ -160,12 +162,11 @@ class Projection:
             reinit="create_new",
             mode=self.mode,
             dir=str(self.search.folder),
-            settings=self._settings(),
             **described,
         )
         return LiveRun(run, sent=run.starting_step - 1, held=None, earlier=earlier)
 
-    def _settings(self) -> Any:
+    def _settings(self, finish_s: float) -> Any:
         return self._wandb.Settings(
             silent=True,
             console="off",
@@ -178,7 +179,7 @@ class Projection:
             x_save_requirements=False,
             x_skip_transaction_log=self.mode == "online",
             init_timeout=TIMEOUT_S,
-            finish_timeout=TIMEOUT_S,
+            finish_timeout=finish_s,
             finish_timeout_raises=True,
         )
 

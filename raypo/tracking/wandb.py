@@ -64,7 +64,6 @@ class Tracker:
         self._waiting: dict[str, Waiting] = {}
         self._known: dict[str, TrialResult] = {}
         self._results: SearchResults | None = None
-        self._models: Mapping[str, Path] = {}
         self._sync = _Sync(search, self.mode, project, say)
         self._thread = threading.Thread(target=self._work, name="raypo-wandb", daemon=True)
         if self.mode != "disabled":
@@ -88,15 +87,10 @@ class Tracker:
         """Tell that a trial ended; its run gets its summary and is closed."""
         self._tell(trial)
 
-    def finish(
-        self, results: SearchResults, models: Mapping[str, Path] | None = None, patience_s: float = 120.0
-    ) -> Sent:
-        """Send what is left and the search-level run, for at most `patience_s`; says what could not be sent.
-
-        `models` maps a method to the folder of its best model, to be kept as an artifact.
-        """
+    def finish(self, results: SearchResults, patience_s: float = 120.0) -> Sent:
+        """Send what is left and the search-level run, for at most `patience_s`; says what could not be sent."""
         with self._changed:
-            self._results, self._models = results, models or {}
+            self._results = results
             self._changed.notify()
         if self.mode != "disabled":
             self._thread.join(patience_s)
@@ -122,7 +116,7 @@ class Tracker:
                 waiting, self._waiting = self._waiting, {}
                 results = self._results
             if results is not None:
-                self._sync.everything(results, self._models)
+                self._sync.everything(results)
                 return
             for one in waiting.values():
                 self._sync.follow(one)
@@ -151,7 +145,7 @@ class _Sync:
             send = partial(Projection.send, trial=news.trial, live=news.rows, reread=news.reread)
             self._attempt(news.trial.name, send)
 
-    def everything(self, results: SearchResults, models: Mapping[str, Path]) -> None:
+    def everything(self, results: SearchResults, models: Mapping[str, Path] | None = None) -> None:
         """Bring all runs up to date and write the search-level run; gives up when W&B keeps failing."""
         self.in_a_row = 0
         steps = [(trial.name, partial(self._end, trial=trial)) for trial in results.trials if trial.state in ENDED]
@@ -160,7 +154,7 @@ class _Sync:
             for trial in results.trials
             if trial.state not in ENDED and trial.history
         ]
-        steps.append(("search", partial(write_overview, results=results, models=models)))
+        steps.append(("search", partial(write_overview, results=results, models=models or {})))
         for name, act in steps:
             if self.in_a_row < GIVE_UP_AFTER:
                 self._attempt(name, act)
@@ -218,8 +212,11 @@ def replay(
     models: Mapping[str, Path] | None = None,
     say: Callable[[str], None] = log.warning,
 ) -> Sent:
-    """Send a search from its record into W&B: what is missing there, or, with `whole`, everything anew."""
+    """Send a search from its record into W&B: what is missing there, or, with `whole`, everything anew.
+
+    `models` maps a method to the folder of its best model, to be kept as an artifact of the search-level run.
+    """
     sync = _Sync(results, resolve_mode(mode), project, say, whole=whole)
     if sync.mode != "disabled":
-        sync.everything(results, models or {})
+        sync.everything(results, models)
     return sync.outcome(results)

@@ -1,7 +1,6 @@
 """W&B's real client against a local server that records what arrives and fails when told to."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,24 +8,13 @@ from typing import Any
 import pytest
 from synthetic import write_search
 from test_wandb_offline import until
-from wandb_server import ServerRun, WandbServer, wandb_server
+from wandb_server import ServerRun, WandbServer
 
 from raypo.search.results import SearchResults
 from raypo.tracking.record import rows
 from raypo.tracking.wandb import Tracker, replay
 
 CLOCKS = ("_timestamp", "_runtime", "_wandb")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    monkeypatch.setattr("raypo.tracking.projection.TIMEOUT_S", 3.0)
-    monkeypatch.setattr("raypo.tracking.wandb.RETRY_S", (0.2,))
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    with wandb_server() as served:
-        monkeypatch.setenv("WANDB_BASE_URL", served.url)
-        yield served
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ class WandbServer:
         self.runs: dict[str, ServerRun] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.blobs: dict[str, bytes] = {}
+        self.views: list[dict[str, Any]] = []
         self.requests: list[str] = []
         self.fail: Callable[[str], int | None] = lambda _: None
         self.delay_s = 0.0
@@ -128,6 +129,19 @@ class WandbServer:
         names = variables["files"]
         files = [{"name": file, "uploadUrl": f"{self.url}/put/{variables['run']}/{file}"} for file in names]
         return {"createRunFiles": {"runID": f"id-{variables['run']}", "uploadHeaders": [], "files": files}}
+
+    def on_GetProjects(self, _: dict[str, Any]) -> dict[str, Any]:
+        node = {"id": "P", "name": "raypo", "entityName": "someone", "createdAt": "2026-01-01"}
+        node |= {"isBenchmark": False, "user": None}
+        pages = {"endCursor": None, "hasNextPage": False}
+        return {"models": {"edges": [{"node": node, "cursor": "c"}], "pageInfo": pages}}
+
+    def on_ProjectInternalId(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"internalId": "1"}}
+
+    def on_upsertView(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.views.append({**variables, "spec": json.loads(variables["spec"])})
+        return {"upsertView": {"view": {"id": f"V{len(self.views)}", "name": variables["name"]}, "inserted": True}}
 
     def on_CreateArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
         asked = variables["input"]

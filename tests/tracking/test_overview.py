@@ -1,0 +1,93 @@
+"""The search-level run and the W&B Report: what a person sees without clicking anything together."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import write_search
+from test_wandb_online import run_of
+from wandb_files import offline_runs
+from wandb_server import WandbServer
+
+from raypo.errors import StorageError
+from raypo.search.results import SearchResults
+from raypo.tracking.compare import compare, winner
+from raypo.tracking.wandb import replay
+from raypo.tracking.wandb_report import write_wandb_report
+
+
+def rows_of(content: bytes | str) -> list[dict[str, Any]]:
+    table = json.loads(content)
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+
+def test_the_search_level_run_holds_the_comparison(tmp_path: Path) -> None:
+    results = write_search(tmp_path, trials=10)
+    replay(results, "offline")
+    (run,) = [run for name, run in offline_runs(results.folder).items() if name.endswith("-search")]
+    assert (run.group, run.job_type, run.exit_code) == ("rhymes", "search", 0)
+    assert "judge rule quickstart" in run.notes
+    best = winner(results.trials, "epsilon_dpo")
+    assert run.summary["best/epsilon_dpo/win_rate"] == best.estimate.win_rate
+    assert run.summary["best/epsilon_dpo/ci_low"] == best.estimate.ci_low
+    (folder,) = (results.folder / "wandb").glob("offline-run-*-search")
+    tables = {path.name.split("_")[0]: rows_of(path.read_text()) for path in (folder / "files/media/table").iterdir()}
+    assert set(tables) == {"best", "trials", "answers"}
+    for row, shown in zip(compare(results).rows, tables["best"], strict=True):
+        assert (shown["method"], shown["trial"], shown["win_rate"]) == (row.method, row.trial, row.win_rate)
+        assert (shown["finished"], shown["failed"]) == (6, 1)
+        assert shown["run"].endswith(f"-{row.trial}")
+    assert len(tables["trials"]) == 40
+    assert {row["method"] for row in tables["answers"]} == set(results.methods)
+    drawn = [
+        path.relative_to(folder / "files/media/plotly") for path in (folder / "files/media/plotly").rglob("*.json")
+    ]
+    names = {str(path).rsplit("_", 2)[0] for path in drawn}
+    assert {"winners", "front", "over_optimisation", "budget", "importances", "curves/loss"} <= names
+    assert {"parallel/dpo", "slices/dpo/beta", "slices/dpo/lr"} <= names
+
+
+def test_the_best_models_are_kept_as_artifacts(server: WandbServer, tmp_path: Path) -> None:
+    results = write_search(tmp_path, trials=1)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"hidden_size": 4}')
+    assert replay(results, models={"dpo": model}).errors == 0
+    artifact = server.artifacts["artifact-rhymes-dpo"]
+    assert artifact["artifactTypeName"] == "model"
+    assert artifact["committed"]
+    assert artifact["runName"] == next(name for name in server.runs if name.endswith("-search"))
+    metadata = json.loads(artifact["metadata"])
+    assert metadata["model.path"] == "quickstart"
+    assert metadata["data.source"] == "quickstart"
+    assert metadata["win_rate"] == winner(results.trials, "dpo").estimate.win_rate
+    assert server.blobs["artifact-rhymes-dpo/config.json"] == b'{"hidden_size": 4}'
+    best = rows_of(next(body for name, body in server.blobs.items() if name.endswith("best.table.json")))
+    assert best[0]["run"] == f"{server.url}/someone/raypo/runs/{run_of(server, 'dpo-0000').name}"
+
+
+def test_a_wandb_report_and_a_saved_view_show_the_search(
+    server: WandbServer,
+    results: SearchResults,
+) -> None:
+    pytest.importorskip("wandb_workspaces", reason="the extra wandb-report is not installed")
+    report, view = write_wandb_report(results, "raypo", "someone")
+    assert "/reports/rhymes--V1" in report
+    assert view
+    saved, workspace = server.views
+    text = json.dumps(saved["spec"])
+    row = compare(results).rows[0]
+    assert row.trial in text
+    assert "rhymes" in json.dumps(workspace["spec"])
+    for spec in (text, json.dumps(workspace["spec"])):
+        assert "Parallel Coordinates Plot" in spec
+        assert "eval/win_rate" in spec
+
+
+def test_without_the_extra_the_error_says_what_to_install(
+    results: SearchResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces", None)
+    with pytest.raises(StorageError, match=r"pip install 'raypo\[wandb-report\]'"):
+        write_wandb_report(results, "raypo")
