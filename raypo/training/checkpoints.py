@@ -22,7 +22,7 @@ def save(trainer: Trainer, folder: Path) -> None:
     """Write the checkpoint; complete when every rank has returned. The caller marks it committed."""
     folder.mkdir(parents=True, exist_ok=True)
     trainer.engine.save(folder)
-    supply = trainer._supply
+    supply = trainer.running.supply
     if supply.moving is not None:
         supply.moving.save(folder)
     torch.save(torch.get_rng_state(), folder / f"generator-{comm.rank()}.pt")
@@ -31,8 +31,8 @@ def save(trainer: Trainer, folder: Path) -> None:
             "format": FORMAT,
             "step": trainer.step,
             "total_steps": trainer.total_steps,
-            "method": trainer.run.method,
-            "seed": trainer.run.seed,
+            "method": trainer.running.run.method,
+            "seed": trainer.running.run.seed,
             "world": comm.world(),
             "zero_stage": trainer.setup.zero_stage,
             "state": None if supply.state is None else asdict(supply.state),
@@ -50,15 +50,15 @@ def load(trainer: Trainer, folder: Path) -> None:
     expected = {
         "format": FORMAT,
         "total_steps": trainer.total_steps,
-        "method": trainer.run.method,
-        "seed": trainer.run.seed,
+        "method": trainer.running.run.method,
+        "seed": trainer.running.run.seed,
         "zero_stage": trainer.setup.zero_stage,
     }
     for name, value in expected.items():
         if saved[name] != value:
             raise StorageError(f"{folder}: belongs to another run, {name} is {saved[name]}; this one has {value}")
     trainer.engine.load(folder)
-    supply = trainer._supply
+    supply = trainer.running.supply
     if supply.moving is not None:
         supply.moving.load(folder)
     if supply.state is not None:

@@ -25,6 +25,8 @@ from raypo.training.partition import NoLogPartition, Side, TiledLogPartition
 from raypo.training.reference import LiveCopy
 
 Inputs = Pairs | Unpaired | Ranked | Scores
+LIVE_REFERENCE = {"log_partition", "token_kl"}
+"""Needs that no store can meet: both models have to be at hand."""
 
 
 @dataclass

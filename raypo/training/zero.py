@@ -17,11 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from raypo.errors import StorageError
 from raypo.training import comm
 from raypo.training.layout import Pass
 from raypo.training.model import Forward, Policy, load_policy
 from raypo.training.optim import configure, make_optimizer, set_lr
 from raypo.training.settings import EngineSetup, Optimisation
+from raypo.training.universal import convert, ranks_of
 
 TAG = "engine"
 
@@ -90,7 +92,23 @@ class ZeroEngine:
         self.engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=self.setup.lora is not None)
 
     def load(self, folder: Path) -> None:
-        self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=self.setup.lora is None)
+        ranks = ranks_of(folder / TAG)
+        if ranks == 0:
+            raise StorageError(
+                f"{folder}: no checkpoint of DeepSpeed here; resume with the ZeRO stage it was saved with"
+            )
+        if ranks == comm.world():
+            self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=self.setup.lora is None)
+            return
+        tag = convert(folder, TAG)
+        self.engine._config.load_universal_checkpoint = True
+        if self.stage < 3:
+            self._zero._enable_universal_checkpoint()
+        try:
+            self.engine.load_checkpoint(str(folder), tag=tag)
+        finally:
+            self.engine._config.load_universal_checkpoint = False
+        self._zero._hp_optimizer_states_linked = False
 
     def close(self) -> None:
         self.engine.destroy()

@@ -1,0 +1,49 @@
+"""Out of memory, said so that a person knows what to lower."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from raypo.errors import ClusterError
+from raypo.training.layout import MicroBatch
+from raypo.training.settings import EngineSetup
+
+
+@contextmanager
+def out_of_memory_said(setup: EngineSetup, batch: MicroBatch) -> Iterator[None]:
+    """Turn an allocation failure in a micro-batch into a ClusterError that names batch, lengths and remedies."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise ClusterError(_message(setup, batch)) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    known = "allocate memory" in text or "out of memory" in text or "not enough memory" in text
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or known
+
+
+def _message(setup: EngineSetup, batch: MicroBatch) -> str:
+    rows = sum(p.ids.shape[0] for p in batch.passes)
+    width = max(p.ids.shape[1] for p in batch.passes)
+    remedies = [
+        (setup.micro_batch_size > 1, f"training.micro_batch_size (now {setup.micro_batch_size})"),
+        (True, "data.max_length"),
+    ]
+    switches = [
+        (not setup.gradient_checkpointing, "model.gradient_checkpointing: true"),
+        (setup.zero_stage < 3, f"resources.zero_stage: 3 (now {setup.zero_stage})"),
+        (setup.zero_stage > 0 and not setup.offload, "resources.offload: true"),
+    ]
+    lower = " or ".join(text for helps, text in remedies if helps)
+    turn_on = ", ".join(text for helps, text in switches if helps)
+    return (
+        f"training: out of memory with {len(batch.examples)} examples in {rows} rows of up to {width} tokens; "
+        f"lower {lower}" + (f", or set {turn_on}" if turn_on else "")
+    )

@@ -1,0 +1,83 @@
+"""What a loaded model can do, found out by trying: score tokens as its own logits do, share a prompt in one row."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypo.data.tokens import TokenSet
+from raypo.errors import ModelError
+from raypo.training.engine import Engine
+from raypo.training.layout import MicroBatch
+
+log = logging.getLogger(__name__)
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8, torch.bfloat16: 0.3}
+"""Largest difference of a token's log-prob, in nats; a model that is misread is off by far more."""
+
+
+@torch.no_grad()
+def check_head(engine: Engine) -> None:
+    """Compare the log-probs of the chunked head with those of the model's own logits.
+
+    Raises:
+        ModelError: they differ; the model does something to its logits that raypo does not know.
+    """
+    tokens = _probe(engine)
+    off = 0.0
+    for n, row in enumerate(_log_probs(engine, tokens, shared=False)):
+        ids = torch.from_numpy(tokens.sequence(n).astype(np.int64)).to(engine.device)
+        logits = engine.policy.lm(ids[None], use_cache=False).logits[0, :-1].float()
+        own = logits.log_softmax(-1).gather(1, ids[1:, None]).squeeze(1)[tokens.prompt_lengths[n] - 1 :]
+        off = max(off, float((row[: len(own)] - own).abs().max()))
+    if not off <= TOLERANCE[engine.policy.plain.dtype]:
+        raise ModelError(
+            f"model {engine.policy.plain.config.model_type}: its own logits give other log-probs than its LM head "
+            f"alone, by up to {off:.3g} nats; architectures that change logits in unknown ways cannot be trained"
+        )
+
+
+@torch.no_grad()
+def shares_prefix(engine: Engine) -> bool:
+    """Compare one row for a made-up pair with two; says so when a model needs a row for every sequence."""
+    config = engine.policy.plain.config
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        log.info("prompts are not shared: the model attends in a sliding window, which a shared row would not respect")
+        return False
+    tokens = _probe(engine)
+    try:
+        shared = _log_probs(engine, tokens, shared=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        log.info("prompts are not shared: the model refuses the mask, %s", error)
+        return False
+    off = float((shared - _log_probs(engine, tokens, shared=False)).abs().max())
+    if not off <= TOLERANCE[engine.policy.plain.dtype]:
+        log.info("prompts are not shared: log-probs would change by up to %.3g nats", off)
+        return False
+    return True
+
+
+def _log_probs(engine: Engine, tokens: TokenSet, shared: bool) -> Tensor:
+    batch = MicroBatch.of(tokens, np.arange(1), shared, one_pass=True)
+    return batch.spread(engine.forward(tuple(p.to(engine.device) for p in batch.passes)).logps)
+
+
+def _probe(engine: Engine) -> TokenSet:
+    """One pair: a prompt of 7 tokens, completions of 9 and 5."""
+    vocabulary = engine.policy.plain.config.vocab_size
+    draw = np.random.default_rng(0).integers(0, vocabulary, 7 + 9 + 5, dtype=np.int32)
+    prompt, chosen, rejected = np.split(draw, [7, 16])
+    return TokenSet(
+        kind="pairs",
+        ids=np.concatenate([prompt, chosen, prompt, rejected]),
+        offsets=np.array([0, 16, 28]),
+        prompt_lengths=np.array([7, 7], np.int32),
+        mask=np.concatenate([np.arange(16) >= 7, np.arange(12) >= 7]),
+        unit=None,
+        score=np.full(2, np.nan, np.float32),
+        examples=np.array([[0, 1]], np.int32),
+        record=np.zeros(1, np.int32),
+        stage=np.zeros(1, np.int16),
+    )
