@@ -126,6 +126,7 @@ class ChatServer:
             self._failures += 1
             if self._failures < IN_A_ROW:
                 return Unanswered(reason)
+            self._failures = 0
         return JudgeError(f"judge llm: {self.model}: {IN_A_ROW} questions in a row got no answer, the last: {reason}")
 
     def _plain(self, error: Exception) -> str:

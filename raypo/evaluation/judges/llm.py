@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,11 +109,23 @@ class ChatJudge:
         return self._ask([partial(ask, prompt=as_text(q.prompt), first=q.first, second=q.second) for q in questions])
 
     def _ask(self, questions: Sequence[Callable[[], list[dict[str, str]]]]) -> Iterator[Mark]:
-        """Marks in the order of the questions, asked side by side; whatever ends the asking cancels the rest."""
+        """Marks in the order of the questions, asked side by side; a JudgeError ends the asking everywhere."""
+        over = threading.Event()
+
+        def mark(question: Callable[[], list[dict[str, str]]]) -> Mark:
+            if over.is_set():
+                return Mark(math.nan, "not asked any more")
+            try:
+                return self._mark(question)
+            except JudgeError:
+                over.set()
+                raise
+
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="judge")
         try:
-            yield from pool.map(self._mark, questions)
+            yield from pool.map(mark, questions)
         finally:
+            over.set()
             pool.shutdown(cancel_futures=True)
 
     def _mark(self, question: Callable[[], list[dict[str, str]]]) -> Mark:
