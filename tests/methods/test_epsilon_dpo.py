@@ -7,7 +7,7 @@ from math import log
 
 import pytest
 import torch
-from table import Row, World, inputs, loss
+from table import Row, World, inputs, loss, pairs
 from torch import Tensor
 
 from raypo.methods import METHODS, FullLogPartition, Loss, Pairs
@@ -149,6 +149,36 @@ def test_the_dead_zone_silences_small_changes() -> None:
     quiet = loss(Row("epsilon_dpo", {"epsilon": 0.01, "min_dz": 1.0}), world).metrics
     assert loud["epsilon_dpo/fraction_plus"][0] + loud["epsilon_dpo/fraction_minus"][0] == 3
     assert quiet["epsilon_dpo/fraction_plus"][0] + quiet["epsilon_dpo/fraction_minus"][0] == 0
+
+
+class FixedChanges:
+    """A log-partition that makes z(+e) - z and z(-e) - z what they are told to be when h = 0."""
+
+    def __init__(self, up: list[float], down: list[float]) -> None:
+        self.changes = up, down
+
+    def __call__(self, *_: float) -> tuple[Pairs, ...]:
+        return tuple(pairs([-x for x in change], [0.0] * len(change)) for change in self.changes)
+
+    def kl(self) -> Pairs:
+        return pairs([0.0] * len(self.changes[0]), [0.0] * len(self.changes[0]))
+
+
+def test_a_step_needs_both_changes_beyond_the_dead_zone_and_of_opposite_sign() -> None:
+    up, down = [1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 0.0], [-1.0, -0.1, 1.0, 1.0, 0.1, -1.0, 0.0]
+    zero, state = pairs([0.0] * 7, [0.0] * 7), Beta(0.1, 0.5, True)
+    for min_dz, expected in ((0.0, [1, 1, 0, -1, -1, 0, 0]), (0.5, [1, 0, 0, -1, 0, 0, 0])):
+        tilde = []
+        for i in range(7):
+            one = METHOD.loss(
+                pairs([0.0], [0.0]), pairs([0.0], [0.0]), FixedChanges([up[i]], [down[i]]), state,
+                beta=0.1, epsilon=0.5, min_dz=min_dz,
+            )  # fmt: skip
+            tilde.append(one.metrics["beta_tilde"][0].item())
+        assert tilde == pytest.approx([0.1 / (1 + 0.5 * s) for s in expected])
+    value = METHOD.loss(zero, zero, FixedChanges(up, down), state, beta=0.1, epsilon=0.5)
+    assert value.metrics["epsilon_dpo/step"][0].item() == 0
+    assert value.metrics["epsilon_dpo/fraction_minus"][0].item() == 2
 
 
 def test_check_and_step_sizes_may_differ() -> None:

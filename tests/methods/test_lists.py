@@ -122,6 +122,14 @@ def test_rrhf_pulls_a_violating_pair_by_one_over_their_lengths() -> None:
     assert logps.grad.tolist() == [[-0.5, -0.5], [1.0, 0.0]]
 
 
+def test_rrhf_length_penalty_is_the_exponent_of_the_length() -> None:
+    logps = -torch.tensor([[2.0, 2.0, 2.0, 2.0], [1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])
+    policy = Ranked.of(logps, mask, torch.tensor([0, 0]), torch.tensor([1.0, 0.0]))
+    violations = [METHODS["rrhf"].loss(policy, lambda_=0.0, length_penalty=x).mean().item() for x in (0.0, 0.5, 1.0)]
+    assert violations == pytest.approx([8 - 1, 4 - 1, 2 - 1])
+
+
 def test_rrhf_sees_the_order_of_scores_alone() -> None:
     a = of("rrhf", [-3.0, -1.0, -2.0], [2.0, 1.0, 0.0]).mean()
     torch.testing.assert_close(of("rrhf", [-3.0, -1.0, -2.0], [900.0, 0.2, -5.0]).mean(), a)

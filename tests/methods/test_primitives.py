@@ -20,8 +20,9 @@ def test_log1mexp_agrees_with_fifty_digits(a: float) -> None:
 
 
 @pytest.mark.parametrize("a", [0.0, -1e-10, -1e-8, -1e-7, -1e-3, -88.0, -200.0, -1e4])
-def test_log1mexp_has_a_finite_value_and_gradient_in_fp32(a: float) -> None:
-    x = torch.tensor(a, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log1mexp_has_a_finite_value_and_gradient_in_low_precision(a: float, dtype: torch.dtype) -> None:
+    x = torch.tensor(a, dtype=dtype, requires_grad=True)
     value = log1mexp(x)
     value.backward()
     assert value.isfinite()

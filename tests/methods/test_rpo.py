@@ -66,6 +66,12 @@ def test_unpaired_contrasts_each_desirable_with_each_undesirable() -> None:
     torch.testing.assert_close(loss(Row("rpo_unpaired", {"beta": 0.2}), world).mean(), expected)
 
 
+def test_unpaired_gradient_with_classes_of_unequal_size() -> None:
+    world = World.random(64).rows(torch.tensor([0, 3, 4, 5]))
+    logps = world.policy_logps().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss(Row("rpo_unpaired"), world, x).mean(), logps, eps=1e-6, atol=1e-7)
+
+
 def test_one_of_each_label_is_dpo() -> None:
     world = World.random(64).rows(torch.tensor([0, 3]))
     value, slope = gradient(Row("rpo_unpaired"), world)
