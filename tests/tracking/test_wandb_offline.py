@@ -132,7 +132,9 @@ def test_after_a_kill_replay_makes_the_runs_of_an_undisturbed_search(
         "tracker = Tracker(results, 'offline')\n"
         "tracker.finish_trial(results.trials[0])\n"
         "[tracker.trial(until(trial, 2 / 3)) for trial in results.trials[1:]]\n"
-        "time.sleep(2.0)\n"
+        "cursor = results.folder / 'wandb.json'\n"
+        "while not cursor.exists() or 'dpo-0000' not in cursor.read_text(): time.sleep(0.05)\n"
+        "while len(list((results.folder / 'wandb').glob('offline-run-*/*.wandb'))) < 4: time.sleep(0.05)\n"
         "print('ready', flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -216,21 +218,21 @@ def test_a_broken_wandb_never_reaches_a_trial(search: SearchResults, monkeypatch
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no disk")
 
-    monkeypatch.setattr("wandb.init", broken)
     said: list[str] = []
-    tracker = Tracker(search, "offline", say=said.append)
-    begun = time.monotonic()
-    for trial in search.trials:
-        tracker.trial(until(trial, 1 / 3))
-        tracker.finish_trial(trial)
-    assert time.monotonic() - begun < 0.5
-    outcome = tracker.finish(search)
+    with monkeypatch.context() as patch:
+        patch.setattr("wandb.init", broken)
+        tracker = Tracker(search, "offline", say=said.append)
+        begun = time.monotonic()
+        for trial in search.trials:
+            tracker.trial(until(trial, 1 / 3))
+            tracker.finish_trial(trial)
+        assert time.monotonic() - begun < 0.5
+        outcome = tracker.finish(search)
     assert len(outcome.unsent) == len(search.trials)
     assert outcome.errors >= 2
     assert len(said) == 2
     assert "RuntimeError: no disk; the search goes on" in said[0]
     assert "`raypo sync rhymes` sends them" in said[1]
-    monkeypatch.undo()
     assert len(replay(search, "offline").sent) == len(search.trials)
 
 

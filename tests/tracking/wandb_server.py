@@ -143,6 +143,8 @@ class WandbServer:
         self.views.append({**variables, "spec": json.loads(variables["spec"])})
         return {"upsertView": {"view": {"id": f"V{len(self.views)}", "name": variables["name"]}, "inserted": True}}
 
+    on_UpsertView2 = on_upsertView
+
     def on_CreateArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
         asked = variables["input"]
         name = asked["artifactCollectionName"]
