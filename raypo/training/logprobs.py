@@ -32,10 +32,16 @@ class HeadShape:
         scale /= getattr(config, "logits_scaling", None) or 1.0
         return cls(float(scale), getattr(config, "final_logit_softcapping", None))
 
+    def slope(self, logits: Tensor) -> Tensor | float | None:
+        """d logits / d (raw matrix product): scale (1 - (logits / cap)^2); None where that is 1."""
+        if self.softcap is None:
+            return None if self.scale == 1.0 else self.scale
+        return self.scale * (1 - (logits / self.softcap) ** 2)
 
-def chunks(rows: int, vocabulary: int, elements: int = CHUNK_ELEMENTS) -> list[slice]:
-    """Slices of near-equal size that cover `rows` tokens, each of at most about `elements` logits."""
-    size = max(MIN_ROWS * 2, elements // vocabulary)
+
+def chunks(rows: int, vocabulary: int) -> list[slice]:
+    """Slices of near-equal size that cover `rows` tokens, each of at most about CHUNK_ELEMENTS logits."""
+    size = max(MIN_ROWS * 2, CHUNK_ELEMENTS // vocabulary)
     count = max(1, -(-rows // size))
     bounds = [rows * i // count for i in range(count + 1)]
     return [slice(a, b) for a, b in pairwise(bounds)]
@@ -85,9 +91,9 @@ class _TokenLogps(torch.autograd.Function):
         for chunk in chunks(len(targets), weight.shape[0]):
             d_logits = _d_logits(hidden[chunk], weight, bias, targets[chunk], gradient[chunk], ctx.shape)
             if d_hidden is not None:
-                d_hidden[chunk] = _product(d_logits, weight, hidden.dtype)
+                d_hidden[chunk] = product(d_logits, weight, hidden.dtype)
             if d_weight is not None:
-                d_weight += _product(d_logits.T, hidden[chunk], d_weight.dtype)
+                d_weight += product(d_logits.T, hidden[chunk], d_weight.dtype)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
         return (
@@ -104,16 +110,13 @@ def _d_logits(
 ) -> Tensor:
     """[n, V] gradient of the raw matrix product: gradient * (one-hot - softmax), through cap and scale."""
     logits = logits_of(hidden, weight, bias, shape)
-    # d softcap(z) / dz = 1 - (softcap(z) / cap)^2, taken before the logits are overwritten.
-    slope = None if shape.softcap is None else 1 - (logits / shape.softcap) ** 2
+    slope = shape.slope(logits)
     d = logits.sub_(torch.logsumexp(logits, -1, keepdim=True)).exp_().mul_(-gradient[:, None])
     d.scatter_add_(1, targets[:, None], gradient[:, None])
-    if slope is not None:
-        d *= slope
-    return d * shape.scale if shape.scale != 1.0 else d
+    return d if slope is None else d * slope
 
 
-def _product(d_logits: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
+def product(d_logits: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
     """d_logits @ other; on a GPU in the dtype of `other` with fp32 sums, elsewhere in fp32."""
     if other.dtype == d_logits.dtype:
         return d_logits @ other

@@ -21,7 +21,7 @@ from raypo.training import comm
 from raypo.training.engine import Engine
 from raypo.training.layout import MicroBatch
 from raypo.training.model import Forward
-from raypo.training.partition import NoLogPartition, Side, TiledLogPartition
+from raypo.training.partition import NoLogPartition, Side, TiledLogPartition, token_kl
 from raypo.training.reference import LiveCopy
 
 Inputs = Pairs | Unpaired | Ranked | Scores
@@ -127,7 +127,11 @@ def _sides(s: Supply, batch: MicroBatch, forward: Forward) -> tuple[Side, Side]:
     assert s.reference is not None  # the trainer makes one for methods that need it
     heads = s.engine.policy.head, s.reference.policy.head
     hidden = s.reference.forward(on(s, batch)).hidden
-    return Side(forward.hidden.detach(), heads[0], heads[0].shape), Side(hidden, heads[1], heads[1].shape)
+    return Side(forward.hidden, heads[0], heads[0].shape), Side(hidden, heads[1], heads[1].shape)
+
+
+def _token_kl(s: Supply, batch: MicroBatch, forward: Forward) -> Tensor:
+    return batch.spread(token_kl(*_sides(s, batch, forward)))
 
 
 def _pairs(s: Supply, batch: MicroBatch, values: Tensor) -> Pairs:
@@ -170,6 +174,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "moving_reference": Provider(_moving_reference, blank),
     "mismatched": Provider(_mismatched, lambda s, b: torch.zeros(len(b.examples), device=s.engine.device)),
     "log_partition": Provider(_log_partition, _no_log_partition, late=True),
+    "token_kl": Provider(_token_kl, _zeros, late=True),
     "embeddings": Provider(_embeddings, _embeddings),
     "value": Provider(_value, _zeros, late=True),
     "batch": Provider(_batch, lambda _s, _b: Batch()),

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raypo.methods import Pairs
-from raypo.training.logprobs import HeadShape, chunks, logits_of
+from raypo.training.logprobs import HeadShape, chunks, logits_of, product
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,46 @@ def statistics(policy: Side, reference: Side, strengths: tuple[float, ...]) -> t
         divergences.append((p * q).sum(-1))
         partitions.append([torch.log1p((p * torch.expm1(s * q)).sum(-1)) for s in strengths])
     return [torch.cat(parts) for parts in zip(*partitions, strict=True)], torch.cat(divergences)
+
+
+class _TokenKl(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: HeadShape, other: Side) -> Tensor:
+        ctx.save_for_backward(hidden, weight, bias)
+        ctx.shape, ctx.other = shape, other
+        parts = [_kl(chunk, hidden, weight, bias, ctx)[1] for chunk in chunks(len(hidden), weight.shape[0])]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (hidden, weight, bias) = gradients, ctx.saved_tensors
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros_like(weight, dtype=gradient.dtype)
+        d_bias = None if bias is None else torch.zeros_like(bias, dtype=gradient.dtype)
+        for chunk in chunks(len(hidden), weight.shape[0]):
+            # dKL / d logit_v = p_v (q_v - KL)
+            (p, q, slope), kl = _kl(chunk, hidden, weight, bias, ctx)
+            d = p * (q - kl[:, None]) * gradient[chunk, None]
+            d = d if slope is None else d * slope
+            d_hidden[chunk] = product(d, weight, hidden.dtype)
+            d_weight += product(d.T, hidden[chunk], d_weight.dtype)
+            if d_bias is not None:
+                d_bias += d.sum(0)
+        return d_hidden, d_weight.to(weight.dtype), None if d_bias is None else d_bias.to(bias.dtype), None, None
+
+
+def _kl(chunk: slice, hidden: Tensor, weight: Tensor, bias: Tensor | None, ctx: Any) -> tuple[Any, Tensor]:
+    """((p, q, slope of the logits), KL) of a chunk of tokens."""
+    logits = logits_of(hidden[chunk], weight, bias, ctx.shape)
+    log_p, log_r = logits.log_softmax(-1), ctx.other.log_softmax(chunk)
+    p = log_p.exp()
+    q = torch.where(p > 0, log_p - log_r, 0.0)
+    return (p, q, ctx.shape.slope(logits)), (p * q).sum(-1)
+
+
+def token_kl(policy: Side, reference: Side) -> Tensor:
+    """[S] KL(policy || reference), nats, with gradient to the policy's hidden states and head."""
+    return _TokenKl.apply(policy.hidden, policy.head.weight, policy.head.bias, policy.shape, reference)
 
 
 @dataclass(frozen=True)

@@ -100,12 +100,16 @@ class Session:
         return int(key >> np.uint64(1))
 
 
-def check_data(method: Method, needs: tuple[str, ...], data: TokenSet, frozen: Mapping[str, np.ndarray]) -> None:
+def check_data(
+    method: Method, needs: tuple[str, ...], data: TokenSet, frozen: Mapping[str, np.ndarray], stage: int
+) -> None:
     """Raises MethodError where a method cannot be trained on this data with what the store has."""
     if data.kind != method.data:
         raise MethodError(f"{method.name}: takes {method.data} data, got {data.kind}")
     for name in needs:
         if name not in PROVIDERS:
             raise MethodError(f"{method.name}.{name}: training cannot provide it; it has {', '.join(PROVIDERS)}")
+    if "token_kl" in needs and stage == 3:
+        raise MethodError(f"{method.name}: exact KL needs whole LM heads, got zero_stage 3; use zero_stage 0, 1 or 2")
     if "embeddings" in needs and "embeddings" not in frozen:
         raise MethodError(f"{method.name}: needs prompt embeddings, one row per example; got none")

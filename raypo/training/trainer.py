@@ -59,7 +59,7 @@ class Trainer:
         method = load_method(run.method, allow_code=allow_code)
         hyperparameters = method.resolve(run.hyperparameters)
         needs = method.needs_for(**hyperparameters)
-        check_data(method, needs, data, frozen or {})
+        check_data(method, needs, data, frozen or {}, self.setup.zero_stage)
         self._prepare_engine(critic="value" in needs, optimisation=run.optimisation)
         torch.manual_seed(run.seed)
         supply = self._supply(needs, data, frozen or {}, method.initial_state(**hyperparameters))
@@ -174,7 +174,7 @@ class Trainer:
     def evaluate(self, data: TokenSet, frozen: Frozen | None = None) -> dict[str, float]:
         """Metrics of the running method on other data: means over examples, whatever the batches and ranks."""
         run = self.running
-        check_data(run.method, run.needs, data, frozen or {})
+        check_data(run.method, run.needs, data, frozen or {}, self.setup.zero_stage)
         return run.evaluate(self._supply(run.needs, data, frozen or {}, run.supply.state))
 
     def sample_logps(
