@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from raypo.methods._scores import Pairs
+
+Map = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,21 +37,19 @@ class FullLogPartition:
         return cls(policy, reference, (chosen_mask.bool(), rejected_mask.bool()))
 
     def __call__(self, *strengths: float) -> tuple[Pairs, ...]:
-        return tuple(self._pairs(lambda q, s=s: torch.expm1(s * q), torch.log1p) for s in strengths)
+        return tuple(self._expectations(lambda q, s=s: torch.expm1(s * q), torch.log1p) for s in strengths)  # type: ignore[misc]
 
     def kl(self) -> Pairs:
-        return self._pairs(lambda q: q, lambda mean: mean)
+        return self._expectations(lambda q: q, lambda mean: mean)
 
-    def _pairs(self, inner, outer) -> Pairs:  # type: ignore[no-untyped-def]
+    def _expectations(self, inner: Map, outer: Map) -> Pairs:
         """outer(E_policy[inner(log policy/reference)]) of every token."""
-        chosen, rejected = (
-            outer(_expectation(inner, policy, reference))
-            for policy, reference in zip(self.policy, self.reference, strict=True)
-        )
+        sides = (_expectation(inner, *logps) for logps in zip(self.policy, self.reference, strict=True))
+        chosen, rejected = map(outer, sides)
         return Pairs.of(chosen, rejected, *self.masks)
 
 
-def _expectation(inner, policy: Tensor, reference: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+def _expectation(inner: Map, policy: Tensor, reference: Tensor) -> Tensor:
     p = policy.exp()
     # A token that the policy excludes adds nothing, even where both models exclude it and q is NaN.
     return torch.where(p > 0, p * inner(policy - reference), 0.0).sum(-1)

@@ -57,16 +57,14 @@ def offline_ppo(
     mask = policy.scores.mask.gather(-1, order)
     log_rho = (policy.scores.logps - reference.scores.logps.detach()).gather(-1, order)
     label = torch.where(policy.desirable, 1.0, -1.0).to(log_rho)[:, None]
-    reward = label * (torch.arange(mask.shape[1], device=mask.device) == policy.scores.lengths[:, None] - 1)
-
     advantages, critic = label.expand_as(log_rho), Loss(())
     if advantage == "gae":
         assert value is not None  # Method.loss has seen to it
+        last = torch.arange(mask.shape[1], device=mask.device) == policy.scores.lengths[:, None] - 1
         values = value.gather(-1, order) * mask
-        following = torch.nn.functional.pad(values.detach()[:, 1:], (0, 1))
-        advantages = discounted_sum(reward + gamma * following - values.detach(), gamma * lambda_)
-        target = discounted_sum(reward, gamma) - (reward if returns == "exclusive" else 0.0)
-        critic = critic_weight * token_mean((values - target) ** 2 / 2, mask)
+        advantages = generalised_advantages(values.detach(), label * last, gamma, lambda_)
+        target = discounted_sum(label * last, gamma) - (label * last if returns == "exclusive" else 0.0)
+        critic = critic_weight * _critic(values, target, mask)
     if whiten:
         advantages = whitened(advantages, mask, batch)
 
@@ -75,7 +73,14 @@ def offline_ppo(
     surrogate = torch.maximum(-advantages * rho, -advantages * rho.clamp(low, high))
     kl = _kl(log_rho, kl_mode) if token_kl is None else token_kl.gather(-1, order)
     loss = token_mean(surrogate, mask) + beta * token_mean(kl, mask) + critic
-    return loss.with_metrics(**_metrics(policy, reference, mask, surrogate, rho, kl, (low, high)))
+    metrics = unpaired_metrics(policy, (log_rho * mask).sum(-1), reference)
+    return loss.with_metrics(**metrics, **_metrics(mask, surrogate, rho, kl, low, high))
+
+
+def generalised_advantages(values: Tensor, rewards: Tensor, gamma: float, lambda_: float) -> Tensor:
+    """[N, T] GAE of values and rewards that are 0 beyond the last token."""
+    following = torch.nn.functional.pad(values[:, 1:], (0, 1))
+    return discounted_sum(rewards + gamma * following - values, gamma * lambda_)
 
 
 def discounted_sum(x: Tensor, rate: float) -> Tensor:
@@ -101,20 +106,17 @@ def _kl(log_rho: Tensor, mode: str) -> Tensor:
     return log_rho if mode == "head" else -log_rho
 
 
-def _metrics(
-    policy: Unpaired,
-    reference: Unpaired,
-    mask: Tensor,
-    surrogate: Tensor,
-    rho: Tensor,
-    kl: Tensor,
-    limits: tuple[float, float],
-) -> dict[str, Metric]:
-    rewards = policy.scores.sum() - reference.scores.sum()
-    return unpaired_metrics(policy, rewards, reference) | {
+def _critic(values: Tensor, target: Tensor, mask: Tensor) -> Loss:
+    error = (values - target) ** 2 / 2
+    metrics = {"ppo/critic": metric(error, mask), "ppo/value": metric(values, mask), "ppo/return": metric(target, mask)}
+    return token_mean(error, mask).with_metrics(**metrics)
+
+
+def _metrics(mask: Tensor, surrogate: Tensor, rho: Tensor, kl: Tensor, low: float, high: float) -> dict[str, Metric]:
+    return {
         "ppo/surrogate": metric(surrogate, mask),
         "ppo/kl": metric(kl, mask),
         "ppo/ratio": metric(rho, mask),
-        "ppo/clipped_low": metric(rho < limits[0], mask),
-        "ppo/clipped_high": metric(rho > limits[1], mask),
+        "ppo/clipped_low": metric(rho < low, mask),
+        "ppo/clipped_high": metric(rho > high, mask),
     }

@@ -11,7 +11,7 @@ from raypo.methods import Scores
 from raypo.methods._primitives import LARGEST_LOG, by_group, log1mexp, log_odds, neg_logsigmoid, nll
 
 
-@pytest.mark.parametrize("a", [-1e-6, -1e-3, -0.5, -0.6931471805599453, -0.7, -5.0, -40.0, -700.0])
+@pytest.mark.parametrize("a", [-1e-6, -1e-3, -0.5, -0.6931471805599453, -0.7, -5.0, -15.0, -40.0, -700.0])
 def test_log1mexp_agrees_with_fifty_digits(a: float) -> None:
     with localcontext() as context:
         context.prec = 340
