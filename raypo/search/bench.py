@@ -131,7 +131,7 @@ class TrialBench:
 
     def _evaluate(self, job: Job, segment: Segment) -> tuple[dict[str, Any], str | None]:
         figures, reason = self.evaluator.evaluate(segment.trainer, job)
-        figures |= {f"heldout/{name}": value for name, value in self._heldout(segment.trainer).items()}
+        figures |= {f"heldout/{name}": value for name, value in self._heldout(segment.trainer, job.label).items()}
         metric = self.study.objective.metric
         value = figures.get("heldout/dpo/accuracies" if metric == "reward_accuracy" else metric)
         if value is not None and reason is None:
@@ -146,9 +146,9 @@ class TrialBench:
             segment.kept = folder / "model"
         checkpoints.remove(folder / "checkpoints")
 
-    def _heldout(self, trainer: Trainer) -> dict[str, float]:
+    def _heldout(self, trainer: Trainer, label: str) -> dict[str, float]:
         """Reward accuracy and margin on pairs that are trained on by nobody."""
-        if trainer.method.data != "pairs" or "embeddings" in trainer.needs:
+        if self.study.methods[label].method.data != "pairs" or "embeddings" in trainer.needs:
             return {}
         tokens = self.materials.heldout_tokens()
         if tokens is None:

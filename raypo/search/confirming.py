@@ -1,4 +1,4 @@
-"""Confirmation: the best configurations of each method, trained again and judged on prompts that the search never saw."""
+"""Confirmation: the best configurations, trained again and judged on prompts that the search never saw."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def candidates(study: Study, ledger: Ledger, job_of: Callable[[Row], Job]) -> li
 
 
 def confirm(
-    study: Study, ledger: Ledger, folder: Path, pool: Any, work: Sequence[Again], say: Callable[[str], None]
+    ledger: Ledger, folder: Path, pool: Any, work: Sequence[Again], say: Callable[[str], None]
 ) -> None:
     """Run all jobs on the slots and write each configuration's confirmation into the ledger.
 
@@ -53,7 +53,7 @@ def confirm(
         found.append(ray.get(done))
         if len(found) == len(again.jobs):
             confirmation = combined(found, folder)
-            ledger.annotate(again.row, "confirmation", confirmation)
+            ledger.confirm(again.row, confirmation)
             say(f"confirmed {again.row.name}: {_words(confirmation)}")
 
 

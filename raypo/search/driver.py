@@ -168,7 +168,7 @@ def run(
             if work:
                 seeds = study.confirm.seeds
                 watcher.stage(f"confirming {len(work)} configurations with {seeds} seeds each on unseen prompts")
-                confirm(study, ledger, search.path, cluster.pool, work, watcher.stage)
+                confirm(ledger, search.path, cluster.pool, work, watcher.stage)
         shutil.rmtree(search.path / "ray", ignore_errors=True)  # Ray's own notes; the ledger is the record
         watcher.ended(search.name, search.path)
 

@@ -50,7 +50,7 @@ def reference_logps(materials: Materials, trainer: Trainer, tokens: Tokens) -> n
     setup = trainer.setup
     layout: dict[str, Any] = {
         "shared_prefix": trainer.shares_prefix(tokens.set),
-        "one_pass": trainer.partitioned or trainer.engine.device.type != "cpu",
+        "one_pass": trainer.one_pass,
     }
     key = logps_key(tokens.key, materials.start_hash, setup.dtype, **layout)
 

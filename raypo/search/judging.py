@@ -8,6 +8,7 @@ from pathlib import Path
 from raypo.data import transforms
 from raypo.data.keys import hash_records
 from raypo.data.records import Pair
+from raypo.data.specs import apply_transforms, parse_transforms
 from raypo.errors import StudyError
 from raypo.evaluation.judges import Judge
 from raypo.evaluation.judges.cache import MarkCache
@@ -71,6 +72,7 @@ def trained_reward_model(materials: Materials, device: str) -> Path:
     study = materials.study
     wanted = study.objective.judge
     read = read_records(str(wanted.source), split=wanted.split, count=wanted.count, allow_code=study.allow_code)
+    read = apply_transforms(read, parse_transforms(wanted.transforms, "objective.judge.transforms"))
     pairs = [record for record in read if isinstance(record, Pair)]
     heldout = [p for p in transforms.split(pairs, low=0.0, high=HELDOUT) if isinstance(p, Pair)]
     training = [p for p in transforms.split(pairs, low=HELDOUT, high=1.0) if isinstance(p, Pair)]

@@ -126,9 +126,9 @@ class Ledger:
         self.storage.set_trial_state_values(trial_id, _STATES.get(state, TrialState.FAIL), values)
         return self.row(row.name)
 
-    def annotate(self, row: Row, key: str, value: Any) -> None:
-        """Attach something to a trial that does not change its course, such as a confirmation."""
-        self.storage.set_trial_user_attr(self._id(row), key, value)
+    def confirm(self, row: Row, confirmation: Mapping[str, Any]) -> None:
+        """Keep a trial's confirmation; with the study, for Optuna lets nobody write to an ended trial."""
+        self.study(row.label).set_user_attr(f"confirmation:{row.number}", dict(confirmation))
 
     def rows(self, label: str | None = None) -> list[Row]:
         """All trials, in the order they were drawn, method by method."""
@@ -152,11 +152,13 @@ class Ledger:
         """The Optuna record behind a row, for pruners."""
         return self.storage.get_trial(self._id(row))
 
+    def _notes(self, label: str) -> dict[str, Any]:
+        return self.storage.get_study_user_attrs(self.study(label)._study_id)
+
     def _id(self, row: Row) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.study(row.label)._study_id, row.number)
 
-    @staticmethod
-    def _row(label: str, trial: FrozenTrial) -> Row:
+    def _row(self, label: str, trial: FrozenTrial) -> Row:
         attributes = trial.user_attrs
         evaluations: list[dict[str, Any]] = []
         while (entry := attributes.get(f"evaluation:{len(evaluations)}")) is not None:
@@ -176,7 +178,7 @@ class Ledger:
             reason=attributes.get("reason"),
             cost_s=sum(e.get("cost_s", 0.0) for e in evaluations) + attributes.get("lost_s", 0.0),
             checkpoint=attributes.get("checkpoint"),
-            confirmation=attributes.get("confirmation"),
+            confirmation=self._notes(label).get(f"confirmation:{trial.number}"),
             attributes=attributes,
         )
 

@@ -65,7 +65,10 @@ class Materials:
 
             self.say("building a small language model from text")
             key = {"build": model.build.model_dump(), "text": hash_folder(model.build.text, self.store.hashes)}
-            return made_alone(self.store, "base-model", key, lambda folder: build_from_text(folder, model.build))
+            made = model.build.model_dump()
+            return made_alone(
+                self.store, "base-model", key, lambda folder: build_from_text(folder, **made, say=self.say)
+            )
         if model.path == QUICKSTART:
             return made_alone(self.store, "base-model", {"quickstart": 1}, tiny.build)
         return _model_folder(str(model.path))

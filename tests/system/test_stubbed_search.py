@@ -69,7 +69,8 @@ def test_an_interrupted_search_goes_on_and_can_be_extended(stub_study: Study) ->
     ledger = search.ledger
     space = {name: axis.distribution() for name, axis in stub_study.space("dpo").items()}
     row = ledger.ask("dpo", make_sampler("random", 0, space), seed=3)
-    ledger.record(row, 0, Outcome(row.name, "running", 1 / 3, 4, {"objective": 0.5, "win_rate": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 1, "kl": 0.0, "length": 1.0}))  # fmt: skip
+    figures = dict.fromkeys(("objective", "win_rate", "ci_low", "ci_high"), 0.5) | {"n": 1, "kl": 0.0, "length": 1.0}
+    ledger.record(row, 0, Outcome(row.name, "running", 1 / 3, 4, figures))
     results, watcher = run_stub(search, stub_study)
     assert Counter(t.state for t in results.trials) == {"finished": 4}
     assert watcher.events[0] == ("drawn", "dpo-0000"), "what was unfinished comes first"
