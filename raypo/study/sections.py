@@ -176,6 +176,7 @@ class Judge(Section):
     source: str | None = None
     split: str = "train"
     count: Count | None = None
+    transforms: tuple[dict[str, Any], ...] = ()
     epochs: Count = 1
     lr: Positive = 1e-4
     batch_size: Count = 32
