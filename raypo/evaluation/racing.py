@@ -29,8 +29,8 @@ class Race:
     """
 
     prompts: int
-    block: int = 32
-    error: float = 0.05
+    block: int = 16
+    error: float = 0.1
     seed: int = 0
 
     def blocks(self) -> list[NDArray[np.int64]]:

@@ -32,7 +32,7 @@ def test_the_interval_narrows_and_closes_when_prompts_run_out() -> None:
 
 
 def test_a_hopeless_configuration_stops_after_one_block_and_a_close_one_goes_on() -> None:
-    finishes = [run(field([0.8, 0.79, 0.05], 512, seed), Race(512)) for seed in range(10)]
+    finishes = [run(field([0.8, 0.79, 0.05], 512, seed), Race(512, block=32, error=0.05)) for seed in range(10)]
     assert all(finish.judged[2] == 32 for finish in finishes)
     assert np.mean([finish.judged[:2].min() for finish in finishes]) > 350
     assert all(finish.judged[finish.winner] == 512 for finish in finishes)
