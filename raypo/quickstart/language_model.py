@@ -126,7 +126,7 @@ def _fit(model: LlamaForCausalLM, batches: Iterator[Tensor], steps: int, lr: flo
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1)
     warmup = max(1, steps // 10)
 
-    def factor(step: int) -> None:
+    def factor(step: int) -> float:
         return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
