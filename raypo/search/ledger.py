@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +20,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raypo.errors import StorageError
 from raypo.search.jobs import Outcome
+from raypo.search.rows import Row, replaced_by, row_of, trial_name
 from raypo.search.samplers import RepeatableSampler
+
+__all__ = ["CONTROL", "Ledger", "Row", "reading", "trial_name"]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
-CONTROL = "control"
+CONTROL = "@control"
+"""The study that holds commands rather than trials; no label of a method may begin like this."""
 _STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One trial as the ledger knows it."""
-
-    name: str
-    label: str
-    number: int
-    state: str
-    params: dict[str, Any]
-    seed: int
-    evaluations: tuple[dict[str, Any], ...] = ()
-    reason: str | None = None
-    cost_s: float = 0.0
-    checkpoint: str | None = None
-    confirmation: dict[str, Any] | None = None
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def over(self) -> bool:
-        return self.state not in ("running", "waiting", "paused")
-
-
-def trial_name(label: str, number: int) -> str:
-    return f"{label}-{number:04d}"
 
 
 class Ledger:
@@ -63,6 +40,7 @@ class Ledger:
         self.search = search
         self.storage = _storage(where)
         self._studies: dict[str, optuna.Study] = {}
+        self._replaced: dict[str, tuple[int, dict[int, int]]] = {}
 
     def study(self, label: str) -> optuna.Study:
         """The Optuna study of a method, created on first use."""
@@ -91,9 +69,36 @@ class Ledger:
         trial.set_user_attr("seed", seed)
         return self._row(label, self.storage.get_trial(trial._trial_id))
 
-    def enqueue(self, label: str, params: Mapping[str, Any], **attributes: Any) -> None:
-        """Have these values tried next."""
-        self.study(label).enqueue_trial(dict(params), user_attrs=attributes or None, skip_if_exists=True)
+    def enqueue(self, label: str, params: Mapping[str, Any], source: str) -> Row:
+        """Have these values tried next; asked again by the same source, it is the same trial."""
+        study = self.study(label)
+        known = self._from(label, source)
+        if known is None:
+            study.enqueue_trial(dict(params), user_attrs={"source": source})
+            known = study.get_trials(deepcopy=False)[-1]
+        return self._row(label, known)
+
+    def resumed(self, row: Row, source: str) -> Row:
+        """An ended trial that goes on: a new one that has its name, values, evaluations and costs, and replaces it.
+
+        Optuna opens no ended trial again. The new one is made in one write, so both are never seen at once.
+        """
+        known = self._from(row.label, source)
+        if known is None:
+            old = self.frozen(row)
+            gone = ("state", "reason", "source")
+            kept = {name: value for name, value in old.user_attrs.items() if name not in gone}
+            self.study(row.label).add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.RUNNING,
+                    params=old.params,
+                    distributions=old.distributions,
+                    user_attrs={**kept, "name": row.name, "replaces": row.number, "source": source},
+                    intermediate_values=old.intermediate_values,
+                )
+            )
+            known = self.study(row.label).get_trials(deepcopy=False)[-1]
+        return self._row(row.label, known)
 
     def record(self, row: Row, index: int, outcome: Outcome) -> Row:
         """Write one evaluation, once: value, figures, cost and checkpoint."""
@@ -117,13 +122,29 @@ class Ledger:
         trial_id = self._id(row)
         if reason:
             self.storage.set_trial_user_attr(trial_id, "reason", reason)
-        if cost_s:
-            self.storage.set_trial_user_attr(trial_id, "lost_s", cost_s)
+        self.spend(current, cost_s)
         self.storage.set_trial_user_attr(trial_id, "state", state)
         values = None
         if state == "finished" or (state == "pruned" and current.evaluations):
             values = [float(current.evaluations[-1]["objective"])]
         self.storage.set_trial_state_values(trial_id, _STATES.get(state, TrialState.FAIL), values)
+        return self.row(row.name)
+
+    def spend(self, row: Row, cost_s: float) -> None:
+        """Count device-seconds that led to no evaluation."""
+        if cost_s:
+            lost = row.attributes.get("lost_s", 0.0) + cost_s
+            self.storage.set_trial_user_attr(self._id(row), "lost_s", lost)
+
+    def mark(self, row: Row, state: str, reason: str | None = None) -> Row:
+        """Call an open trial paused, or running again."""
+        self.storage.set_trial_user_attr(self._id(row), "reason", reason)
+        self.storage.set_trial_user_attr(self._id(row), "state", state)
+        return self.row(row.name)
+
+    def note(self, row: Row, key: str, value: Any) -> Row:
+        """Keep something with an open trial."""
+        self.storage.set_trial_user_attr(self._id(row), key, value)
         return self.row(row.name)
 
     def confirm(self, row: Row, confirmation: Mapping[str, Any]) -> None:
@@ -133,7 +154,14 @@ class Ledger:
     def rows(self, label: str | None = None) -> list[Row]:
         """All trials, in the order they were drawn, method by method."""
         labels = [label] if label is not None else self.labels()
-        return [self._row(name, trial) for name in labels for trial in self.study(name).get_trials(deepcopy=False)]
+        return [
+            self._row(name, trial)
+            for name in labels
+            for trials in [self.study(name).get_trials(deepcopy=False)]
+            for replaced in [replaced_by(trials)]
+            for trial in trials
+            if trial.number not in replaced
+        ]
 
     def row(self, name: str) -> Row:
         """One trial by name.
@@ -145,12 +173,25 @@ class Ledger:
         if label in self.labels() and number.isdigit():
             trials = self.study(label).get_trials(deepcopy=False)
             if int(number) < len(trials):
-                return self._row(label, trials[int(number)])
+                return self._row(label, trials[self._latest(label, int(number), trials)])
         raise StorageError(f"{self.search}: no trial {name!r}; raypo status {self.search} lists them")
 
     def frozen(self, row: Row) -> FrozenTrial:
         """The Optuna record behind a row, for pruners."""
         return self.storage.get_trial(self._id(row))
+
+    def _latest(self, label: str, number: int, trials: list[FrozenTrial]) -> int:
+        """The number under which a trial goes on; every trial is looked at once, for nobody is replaced later."""
+        seen, replaced = self._replaced.get(label, (0, {}))
+        replaced |= replaced_by(trials[seen:])
+        self._replaced[label] = (len(trials), replaced)
+        while number in replaced:
+            number = replaced[number]
+        return number
+
+    def _from(self, label: str, source: str) -> FrozenTrial | None:
+        trials = reversed(self.study(label).get_trials(deepcopy=False))
+        return next((trial for trial in trials if trial.user_attrs.get("source") == source), None)
 
     def _notes(self, label: str) -> dict[str, Any]:
         return self.storage.get_study_user_attrs(self.study(label)._study_id)
@@ -159,28 +200,7 @@ class Ledger:
         return self.storage.get_trial_id_from_study_id_trial_number(self.study(row.label)._study_id, row.number)
 
     def _row(self, label: str, trial: FrozenTrial) -> Row:
-        attributes = trial.user_attrs
-        evaluations: list[dict[str, Any]] = []
-        while (entry := attributes.get(f"evaluation:{len(evaluations)}")) is not None:
-            evaluations.append(entry)
-        default = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting", TrialState.COMPLETE: "finished"}
-        state = attributes.get("state", default.get(trial.state, "failed"))
-        if trial.state in (TrialState.RUNNING, TrialState.WAITING) and state not in ("paused",):
-            state = default[trial.state]
-        return Row(
-            name=trial_name(label, trial.number),
-            label=label,
-            number=trial.number,
-            state=state,
-            params=dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {})),
-            seed=attributes.get("seed", 0),
-            evaluations=tuple(evaluations),
-            reason=attributes.get("reason"),
-            cost_s=sum(e.get("cost_s", 0.0) for e in evaluations) + attributes.get("lost_s", 0.0),
-            checkpoint=attributes.get("checkpoint"),
-            confirmation=self._notes(label).get(f"confirmation:{trial.number}"),
-            attributes=attributes,
-        )
+        return row_of(label, trial, self._notes(label))
 
 
 def _storage(where: str | Path) -> BaseStorage:

@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
 from raypo.errors import StudyError
+from raypo.search.rows import replaced_by
 
 PRUNERS = ("none", "successive_halving", "hyperband", "median", "wilcoxon")
 
@@ -88,7 +89,9 @@ class RungPruner(BasePruner):
         step = trial.last_step
         if step not in self.rungs:
             return False
-        others = [other for other in study.get_trials(deepcopy=False) if self._counts(other, trial)]
+        trials = study.get_trials(deepcopy=False)
+        replaced = replaced_by(trials)
+        others = [other for other in trials if other.number not in replaced and self._counts(other, trial)]
         return not self.keeps_up(study, trial, step, others)
 
     @abstractmethod

@@ -23,6 +23,7 @@ from raypo.search.cma import CmaSampler
 from raypo.search.constraints import Rules
 from raypo.search.grid import cell_key, grid_cells
 from raypo.search.results import Value
+from raypo.search.rows import replaced_by
 from raypo.search.view import Space, View, draw, finished, fits, occupied
 
 SAMPLERS = ("tpe", "gp", "cmaes", "random", "grid", "nsga2")
@@ -82,8 +83,12 @@ class RepeatableSampler(BaseSampler):
         return trial
 
     def waits_for(self, number: int, trials: Iterable[FrozenTrial]) -> list[int]:
-        """Numbers of the unfinished trials whose results trial `number` has to see to be drawn as in any other run."""
-        return [trial.number for trial in trials if trial.number < number - self.lag and not trial.state.is_finished()]
+        """Numbers of the unfinished trials whose results trial `number` has to see to be drawn as in any other run.
+
+        A paused trial is waited for by nobody.
+        """
+        earlier = [trial for trial in trials if trial.number < number - self.lag and not trial.state.is_finished()]
+        return [trial.number for trial in earlier if trial.user_attrs.get("state") != "paused"]
 
     def suggest(
         self,
@@ -181,8 +186,9 @@ class RepeatableSampler(BaseSampler):
     def _shown(self, earlier: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
         """The earlier trials as trial `number` may see them: with their values, or as mere places."""
         shown = []
+        replaced = replaced_by(earlier)
         for trial in earlier:
-            if not trial.params or not fits(trial.params, self.space):
+            if trial.number in replaced or not trial.params or not fits(trial.params, self.space):
                 continue
             visible = trial.number < number - self.lag and trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
             shown.append(finished(trial, self.space) if visible else occupied(trial.params, self.space, trial.number))

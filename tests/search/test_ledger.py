@@ -74,6 +74,31 @@ def test_searches_in_one_storage_stay_apart(tmp_path: Path) -> None:
 
 
 def test_enqueued_values_come_first(ledger: Ledger) -> None:
-    ledger.study("dpo")
-    ledger.enqueue("dpo", {"beta": 0.25})
+    for _ in range(2):
+        ledger.enqueue("dpo", {"beta": 0.25}, "prior:0")
     assert draw(ledger).params == {"beta": 0.25}
+    assert draw(ledger).params != {"beta": 0.25}, "what one source asks for is tried once"
+
+
+def test_an_ended_trial_goes_on_under_its_name(ledger: Ledger) -> None:
+    row = ledger.record(draw(ledger), 0, evaluated("dpo-0000", 0.5, 0.6))
+    ended = ledger.end(row, "failed", "the disk is full", cost_s=3.0)
+    other = draw(ledger)
+    for _ in range(2):
+        resumed = ledger.resumed(ended, "command:1")
+    assert (resumed.name, resumed.state, resumed.params, resumed.seed) == (row.name, "running", row.params, 7)
+    assert (resumed.evaluations, resumed.cost_s, resumed.reason) == (row.evaluations, 5.0, None)
+    resumed = ledger.end(ledger.record(resumed, 1, evaluated(row.name, 1.0, 0.7)), "finished")
+    assert [r.name for r in ledger.rows()] == [other.name, row.name], "the one that it replaces is not counted again"
+    assert ledger.row(row.name) == resumed
+    again = ledger.resumed(ledger.end(other, "stopped"), "command:2")
+    assert ledger.row(other.name) == again
+
+
+def test_a_paused_trial_stays_so_and_keeps_its_costs(ledger: Ledger, tmp_path: Path) -> None:
+    row = draw(ledger)
+    ledger.spend(row, 2.0)
+    ledger.mark(ledger.row(row.name), "paused", "paused by command")
+    other = Ledger(tmp_path / "ledger.journal", "s").row(row.name)
+    assert (other.state, other.over, other.cost_s) == ("paused", False, 2.0)
+    assert ledger.mark(other, "running").state == "running"

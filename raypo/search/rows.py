@@ -1,0 +1,74 @@
+"""Rows: what an Optuna trial of the ledger says, as plain frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+_STATES = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting", TrialState.COMPLETE: "finished"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial as the ledger knows it."""
+
+    name: str
+    label: str
+    number: int
+    state: str
+    params: dict[str, Any]
+    seed: int
+    evaluations: tuple[dict[str, Any], ...] = ()
+    reason: str | None = None
+    cost_s: float = 0.0
+    checkpoint: str | None = None
+    confirmation: dict[str, Any] | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def over(self) -> bool:
+        return self.state not in ("running", "waiting", "paused")
+
+
+def trial_name(label: str, number: int) -> str:
+    return f"{label}-{number:04d}"
+
+
+def replaced_by(trials: Iterable[FrozenTrial]) -> dict[int, int]:
+    """Numbers of ended trials that went on as another one, with the number of that one."""
+    return {t.user_attrs["replaces"]: t.number for t in trials if "replaces" in t.user_attrs}
+
+
+def row_of(label: str, trial: FrozenTrial, notes: Mapping[str, Any]) -> Row:
+    """One trial of a method; `notes` are the attributes of the method's study."""
+    attributes = trial.user_attrs
+    evaluations: list[dict[str, Any]] = []
+    while (entry := attributes.get(f"evaluation:{len(evaluations)}")) is not None:
+        evaluations.append(entry)
+    if "average" in attributes:
+        evaluations[-1] = attributes["average"]
+    return Row(
+        name=attributes.get("name", trial_name(label, trial.number)),
+        label=label,
+        number=trial.number,
+        state=_state(trial),
+        params=dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {})),
+        seed=attributes.get("seed", 0),
+        evaluations=tuple(evaluations),
+        reason=attributes.get("reason"),
+        cost_s=sum(e.get("cost_s", 0.0) for e in evaluations) + attributes.get("lost_s", 0.0),
+        checkpoint=attributes.get("checkpoint"),
+        confirmation=notes.get(f"confirmation:{trial.number}"),
+        attributes=attributes,
+    )
+
+
+def _state(trial: FrozenTrial) -> str:
+    """What was written of an ended or paused trial; Optuna's word for the others, for a crash may come in between."""
+    told = trial.user_attrs.get("state")
+    if told is None or (not trial.state.is_finished() and told != "paused"):
+        return _STATES.get(trial.state, "failed")
+    return str(told)
