@@ -1,4 +1,4 @@
-"""Reading YAML as people write it: `1e-7` is a number (YAML 1.1 reads it as text) and a key may not stand twice."""
+"""Reading YAML as people write it: `1e-7` is a number and `on` a word (not so in YAML 1.1), no key stands twice."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ class _Loader(yaml.SafeLoader):
     pass
 
 
+BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag != BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
