@@ -171,11 +171,15 @@ def test_live_rows_beyond_the_bound_are_taken_from_the_record(
     monkeypatch.setattr("raypo.tracking.wandb.ROWS_IN_MEMORY", 2)
     tracker = Tracker(search, "offline")
     trial = search.trials[0]
+    tracker.trial(until(trial, 0.0))
+    while trial.name not in (tracker._sync._projection._runs if tracker._sync._projection else {}):
+        time.sleep(0.01)
     with tracker._changed:  # the thread cannot take anything meanwhile
-        tracker.trial(until(trial, 0.0))
         for row in rows(trial):
             tracker.log(trial.name, row["step"], row["fraction"], {"loss": row["loss"]})
         assert len(tracker._waiting[trial.name].rows) <= 2
+    while tracker._waiting:
+        time.sleep(0.01)
     tracker.finish_trial(trial)
     tracker.finish(replace(search, trials=(trial,)))
     assert [row["_step"] for row in trial_runs(search)[trial.name].history] == [5, 10, 15, 20, 25, 30]
