@@ -210,6 +210,20 @@ def test_constraints_hold_for_every_trial(name: str) -> None:
         assert params["epochs"] != 2
 
 
+def test_a_model_whose_favourite_is_forbidden_proposes_its_neighbours() -> None:
+    """Not a uniform draw: the refused points stay in view as places to keep away from."""
+    space = {"x": FloatDistribution(0, 1)}
+    sampler = make_sampler("gp", 0, space, rules=parse_rules(["x <= 0.9"], space))
+    suggested = []
+    for name in map(str, range(3)):
+        study = new_study(sampler, name)
+        for x in (0.0, 0.2, 0.4, 0.6, 0.8):
+            study.enqueue_trial({"x": x})
+            study.tell(sampler.ask(study), x)
+        suggested.append(sampler.ask(study).params["x"])
+    assert all(0.5 < x <= 0.9 for x in suggested)
+
+
 def test_constraints_without_room_are_refused() -> None:
     sampler = make_sampler("random", 0, SPACE, rules=parse_rules(["beta > 1"], SPACE))
     with pytest.raises(StudyError, match="none of 10000 points satisfies beta > 1"):
