@@ -1,0 +1,1 @@
+"""What a trained policy is worth: samples, verdicts, and estimates that carry their own uncertainty."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from raypo.errors import StudyError
 from raypo.evaluation.prompts import end_of_turn
@@ -53,13 +53,18 @@ def test_the_seed_and_repetition_of_a_prompt_choose_the_answer(tiny: Any) -> Non
 
 
 def test_greedy_decoding_equals_generate_of_transformers(tiny: Any) -> None:
-    """The same tokens as an independent loop, with left padding, positions and cache of its own."""
-    asked = prompts(8)
-    ours = sample(tiny.model, tiny.tokenizer, asked, Sampling(temperature=0, max_new_tokens=12))
-    for completion in ours:
-        ids = torch.tensor([completion.prompt_tokens])
-        theirs = tiny.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
-        assert tuple(theirs[0, ids.shape[1] :].tolist()) == completion.tokens
+    """The same tokens as an independent loop, with left padding, positions and cache of its own.
+
+    A GPT-2 has learned positions, which padding must not shift; rotary ones would not notice.
+    """
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tiny.tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=64, eos_token_id=0)
+    learned = GPT2LMHeadModel(GPT2Config(**config.to_dict() | {"initializer_range": 0.5})).eval()
+    for model in (tiny.model, learned):
+        for completion in sample(model, tiny.tokenizer, prompts(8), Sampling(temperature=0, max_new_tokens=12)):
+            ids = torch.tensor([completion.prompt_tokens])
+            theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+            assert tuple(theirs[0, ids.shape[1] :].tolist()) == completion.tokens
 
 
 def test_answers_stop_at_the_end_of_turn_and_say_when_they_were_cut(tiny: Any) -> None:
@@ -132,22 +137,26 @@ def test_impossible_settings_are_refused() -> None:
         Sampling(max_new_tokens=0)
 
 
+ALONE = Sampling(max_new_tokens=30)
+
+
 def _lockstep(rank: int, folder: str, model: Any, tokenizer: Any) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     calls = []
     model.register_forward_pre_hook(lambda *_: calls.append(1))
-    mine = sample(model, tokenizer, prompts(7), SETTINGS, rank, 2, lockstep=True, batch_tokens=90)
+    mine = sample(model, tokenizer, prompts(7), ALONE, rank, 2, lockstep=True, batch_tokens=1)
     torch.save((mine, len(calls)), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def test_ranks_in_lockstep_run_the_model_equally_often(tiny: Any, tmp_path: Path) -> None:
+    """One prompt a batch: a rank goes on until the other one's answer has ended too."""
     mp.start_processes(_lockstep, (str(tmp_path), tiny.model, tiny.tokenizer), nprocs=2, start_method="fork")
     (first, calls), (second, other_calls) = (torch.load(tmp_path / f"{r}.pt", weights_only=False) for r in range(2))
-    assert calls == other_calls
+    assert calls == other_calls > max(sum(len(c.tokens) for c in part) for part in (first, second))
     found: list[Completion] = sorted(first + second, key=lambda c: c.index)
-    assert found == sample(tiny.model, tiny.tokenizer, prompts(7), SETTINGS)
+    assert found == sample(tiny.model, tiny.tokenizer, prompts(7), ALONE)
 
 
 def _partitioned(rank: int, folder: str, model: Any, tokenizer: Any) -> None:
