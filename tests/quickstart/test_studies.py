@@ -1,0 +1,47 @@
+"""The two studies of the newcomer: they load, and their parts of the data keep apart."""
+
+from pathlib import Path
+
+import pytest
+
+from raypo.data.specs import apply_transforms, parse_transforms
+from raypo.search.sources import read_prompts, read_records
+from raypo.study.loading import load
+
+STUDIES = Path(__file__).parents[2] / "search_spaces"
+METHODS = ["dpo", "ipo", "simpo", "epsilon_dpo"]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "hh_short"])
+def test_the_study_loads_with_four_methods_each_searched_with_its_learning_rate(name: str) -> None:
+    study = load(STUDIES / f"{name}.yaml")
+    assert list(study.methods) == METHODS
+    own = {"dpo": "beta", "ipo": "tau", "simpo": "beta", "epsilon_dpo": "epsilon"}
+    assert all({own[label], "lr"} <= set(study.space(label)) for label in METHODS)
+
+
+def test_the_quickstart_is_judged_on_prompts_it_does_not_train_on() -> None:
+    study = load(STUDIES / "quickstart.yaml")
+    wanted = study.objective.prompts
+    trained = {record.prompt for record in read_records("quickstart", split=study.data.split, count=study.data.count)}
+    judged = {prompt for prompt, _ in read_prompts("quickstart", split=wanted.split, count=wanted.count)}
+    assert len(judged) == wanted.count
+    assert not trained & judged
+
+
+def test_training_judge_and_evaluation_of_the_hh_study_share_no_prompt(shared_data: Path) -> None:
+    study = load(STUDIES / "hh_short.yaml")
+    judge, prompts = study.objective.judge, study.objective.prompts
+
+    def here(path: str | None) -> str:
+        return str(path).replace("../shared", str(shared_data.parent))
+
+    def part(source: str | None, transforms: tuple[dict[str, object], ...]) -> set[str]:
+        records = apply_transforms(read_records(here(source)), parse_transforms(transforms))
+        return {str(record.prompt) for record in records}
+
+    trained, judging = part(study.data.source, study.data.transforms), part(judge.source, judge.transforms)
+    evaluated = {prompt for prompt, _ in read_prompts(here(prompts.source), split="test", count=prompts.count)}
+    assert len(trained) > 1000 < len(judging)
+    assert not trained & judging
+    assert not evaluated & (trained | judging)
