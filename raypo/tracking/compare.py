@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from raypo.errors import StorageError
@@ -91,7 +92,10 @@ def judge_name(judge: Any) -> str:
     """Name a study file's judge in a few words: its kind and what it is made of."""
     if not isinstance(judge, Mapping):
         return str(judge or "unnamed judge")
-    made_of = next((str(judge[key]) for key in ("model", "path", "function", "source") if judge.get(key)), "")
+    found = next(
+        ((key, str(judge[key])) for key in ("model", "path", "function", "source") if judge.get(key)), ("", "")
+    )
+    made_of = Path(found[1]).name if found[0] in ("path", "source") else found[1]
     return " ".join(word for word in (str(judge.get("kind", "")).replace("_", " "), made_of) if word)
 
 

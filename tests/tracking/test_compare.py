@@ -83,7 +83,9 @@ def test_the_caption_names_judge_opponent_and_says_when_figures_are_optimistic(r
     )
     confirmed = replace(results, trials=tuple(replace(trial, confirmation=CONFIRMED) for trial in results.trials))
     assert caption(compare(confirmed)).endswith("confirmed on unseen prompts.")
-    assert judge_name({"kind": "reward_model", "path": "some/model"}) == "reward model some/model"
+    assert judge_name({"kind": "reward_model", "path": "/home/jane/rewards"}) == "reward model rewards"
+    assert judge_name({"kind": "llm", "model": "org/name", "function": None}) == "llm org/name"
+    assert judge_name({"kind": "bradley_terry", "model": None, "source": "../a/b.jsonl"}) == "bradley terry b.jsonl"
 
 
 def test_every_format_shows_the_winner_and_its_interval(results: SearchResults) -> None:
