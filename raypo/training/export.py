@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from raypo.errors import StorageError
 from raypo.training import comm
 from raypo.training.engine import Engine
-from raypo.training.model import DTYPES, is_adapted, load_lm
+from raypo.training.model import DTYPES, Policy, load_lm
 from raypo.training.settings import EngineSetup
 
 
@@ -33,35 +34,38 @@ def plain_model(engine: Engine, setup: EngineSetup) -> Iterator[PreTrainedModel]
 def _gathered(engine: Engine, setup: EngineSetup) -> PreTrainedModel:
     lm: Any = load_lm(setup.model_path, DTYPES[setup.dtype], setup.trust_remote_code)
     lm.to(engine.device)
-    with engine.gathered(list(engine.policy.parameters())), torch.no_grad():
-        for mine, theirs in zip(lm.parameters(), engine.policy.plain.parameters(), strict=True):
-            mine.copy_(theirs)
+    with engine.gathered(list(engine.policy.parameters())):
+        lm.load_state_dict(merged_state(engine.policy))
     return lm
+
+
+@torch.no_grad()
+def merged_state(policy: Policy) -> dict[str, Tensor]:
+    """The weights of the plain model, adapters added in; the policy's own stay untouched, for rounding would add up."""
+    plain: Any = policy.plain
+    state = {name.replace(".base_layer", ""): t for name, t in plain.state_dict().items() if "lora_" not in name}
+    for name, layer in plain.named_modules():
+        if hasattr(layer, "get_delta_weight"):
+            weight = f"{name}.weight"
+            state[weight] = state[weight] + layer.get_delta_weight(layer.active_adapters[0])
+    return state
 
 
 def export(engine: Engine, setup: EngineSetup, folder: Path) -> None:
     """Write config, safetensors and tokenizer; adapters merged. Raises StorageError if no weights arrive."""
-    with plain_model(engine, setup) as lm:
+    if comm.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    whole = list(engine.policy.parameters())
+    with engine.gathered(whole):
         if comm.rank() == 0:
-            _write(lm, setup, folder)
+            plain: Any = engine.policy.plain
+            plain.save_pretrained(folder, state_dict=merged_state(engine.policy))
+            if _has_tokenizer(setup.model_path):
+                tokenizer = AutoTokenizer.from_pretrained(setup.model_path, trust_remote_code=setup.trust_remote_code)
+                tokenizer.save_pretrained(folder)
     comm.barrier()
     if not list(folder.glob("*.safetensors")):
         raise StorageError(f"{folder}: export left no safetensors there; is the folder shared by all workers?")
-
-
-def _write(lm: Any, setup: EngineSetup, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    adapted = is_adapted(lm)
-    if adapted:
-        lm.merge_adapter()
-    plain = lm.get_base_model() if adapted else lm
-    state = {name.replace(".base_layer", ""): t for name, t in plain.state_dict().items() if "lora_" not in name}
-    plain.save_pretrained(folder, state_dict=state)
-    if adapted:
-        lm.unmerge_adapter()
-    if _has_tokenizer(setup.model_path):
-        tokenizer = AutoTokenizer.from_pretrained(setup.model_path, trust_remote_code=setup.trust_remote_code)
-        tokenizer.save_pretrained(folder)
 
 
 def _has_tokenizer(path: str) -> bool:

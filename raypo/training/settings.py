@@ -51,6 +51,11 @@ class EngineSetup:
                 "dtype: bf16 needs ZeRO stage 1, 2 or 3 for its fp32 master weights, got stage 0; raise zero_stage",
             ),
             (
+                self.optimizer != "adafactor" or self.zero_stage == 0,
+                f"optimizer: adafactor factors whole matrices, which ZeRO cuts up, got stage {self.zero_stage}; "
+                "set zero_stage: 0, or optimizer: adamw",
+            ),
+            (
                 not self.offload or self.zero_stage > 0,
                 "offload: needs ZeRO stage 1, 2 or 3, got stage 0; raise zero_stage or turn offload off",
             ),

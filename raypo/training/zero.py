@@ -8,6 +8,7 @@ multiplied by their number; ZeRO 1 and 2 keep fp32 masters apart from the weight
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -89,6 +90,9 @@ class ZeroEngine:
         return whole if self.stage == 3 else nullcontext()
 
     def save(self, folder: Path) -> None:
+        if comm.rank() == 0:
+            shutil.rmtree(folder / TAG, ignore_errors=True)
+        comm.barrier()
         self.engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=self.setup.lora is not None)
 
     def load(self, folder: Path) -> None:
