@@ -30,7 +30,7 @@ Code = Annotated[bool, typer.Option("--allow-code", help="let the study run Pyth
 DEFAULT_STORAGE = "raypo-searches"
 
 
-def show(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print JSON."""
     print(json.dumps(value, indent=2))
 

@@ -1,4 +1,4 @@
-"""Commands that read a search: compare, status, export."""
+"""Commands that read a search: compare, status, show, diff, report, sync, export."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from raypo.cli.common import DEFAULT_STORAGE, Json, Name, Storage, app, draw, out, print_comparison, results_of, show
+from raypo.cli.common import (
+    DEFAULT_STORAGE,
+    Json,
+    Name,
+    Storage,
+    app,
+    draw,
+    out,
+    print_comparison,
+    print_json,
+    results_of,
+)
 from raypo.errors import StudyError
 
 
@@ -33,7 +44,7 @@ def status(name: Name, storage: Storage = DEFAULT_STORAGE, json_: Json = False) 
     found = opened(storage, name)
     results = read_results(found)
     driver = holder(found.path)
-    show(as_json(results, driver)) if json_ else draw(to_rich(results, driver))
+    print_json(as_json(results, driver)) if json_ else draw(to_rich(results, driver))
 
 
 @app.command()
@@ -54,3 +65,68 @@ def export(
         raise StudyError(f"--method {method}: no fully trained trial; {name} has {', '.join(results.methods)}")
     copy_model(results.folder, best.name, to)
     out.print(f"{best.name} ({configuration(best.hyperparameters)}) is in {to}")
+
+
+@app.command()
+def show(
+    name: Name,
+    trial: Annotated[str, typer.Argument(help="name of a trial, such as dpo-0007")],
+    count: Annotated[int, typer.Option("--count", min=1, help="answers to show")] = 5,
+    storage: Storage = DEFAULT_STORAGE,
+    json_: Json = False,
+) -> None:
+    """Show prompts, a trial's answers beside the opponent's, and the verdicts."""
+    from raypo.tracking.diff import find
+    from raypo.tracking.showing import as_json, last_answers, to_rich
+
+    rows = last_answers(find(results_of(storage, name), trial))[:count]
+    print_json(as_json(rows)) if json_ else draw(to_rich(trial, rows))
+
+
+@app.command()
+def diff(
+    name: Name,
+    first: Annotated[str, typer.Argument(help="a trial")],
+    second: Annotated[str, typer.Argument(help="another trial")],
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Show what differs between two trials and what it did."""
+    from raypo.tracking.diff import diff as differences
+    from raypo.tracking.tables import to_rich
+
+    draw(to_rich(differences(results_of(storage, name), first, second)))
+
+
+@app.command()
+def report(
+    name: Name,
+    storage: Storage = DEFAULT_STORAGE,
+    wandb: Annotated[bool, typer.Option("--wandb", help="write a W&B Report and a saved view instead")] = False,
+) -> None:
+    """Write the report of a search as one HTML page."""
+    results = results_of(storage, name)
+    if wandb:
+        from raypo.tracking.wandb_report import publish
+
+        out.print(publish(results))
+        return
+    from raypo.tracking.report import write_report
+
+    out.print(write_report(results))
+
+
+@app.command()
+def sync(
+    name: Name,
+    storage: Storage = DEFAULT_STORAGE,
+    whole: Annotated[bool, typer.Option("--whole", help="everything anew, not only what is missing")] = False,
+    mode: Annotated[str, typer.Option("--mode", help="auto, online or offline")] = "auto",
+) -> None:
+    """Send a search from its record into W&B."""
+    from raypo.tracking.wandb import replay
+
+    results = results_of(storage, name)
+    sent = replay(results, mode, str(results.study["tracking"]["project"]), whole=whole, say=out.print)
+    out.print(
+        f"W&B ({sent.mode}): {len(sent.sent)} runs sent, {len(sent.already)} were there, {len(sent.unsent)} missing"
+    )

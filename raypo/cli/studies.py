@@ -1,4 +1,4 @@
-"""Commands that need no search: methods."""
+"""Commands that need no search: methods, train, artifacts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raypo.cli.common import Json, app, draw, show
+from raypo.cli.common import DEFAULT_STORAGE, Code, File, Json, Set, Storage, app, draw, out, print_json
 
 
 @app.command()
@@ -14,4 +14,55 @@ def methods(name: Annotated[str | None, typer.Argument(help="one method in full"
     """List every method: equation, hyperparameters, needs, paper."""
     from raypo import catalogue
 
-    show(catalogue.as_json(name)) if json_ else draw(catalogue.to_rich(name))
+    print_json(catalogue.as_json(name)) if json_ else draw(catalogue.to_rich(name))
+
+
+@app.command()
+def train(
+    file: File,
+    method: Annotated[str, typer.Option("--method", help="a method of the study, or reward_model")],
+    set_: Set = None,
+    name: Annotated[str, typer.Option("--name", help="folder of the run in the storage")] = "train",
+    storage: Annotated[
+        str | None, typer.Option("--storage", envvar="RAYPO_STORAGE", help="in place of the study's")
+    ] = None,
+    allow_code: Code = False,
+    json_: Json = False,
+) -> None:
+    """Train and judge one configuration in this process, without a search."""
+    from raypo.search import single
+    from raypo.study import load
+
+    overrides = [*(set_ or []), *([f"storage={storage}"] if storage else [])]
+    study = load(file, overrides, allow_code=allow_code)
+    say = (lambda _: None) if json_ else out.print
+    if method == single.REWARD_MODEL:
+        out.print(str(single.train_reward_model(study, say)))
+        return
+    outcome, model = single.train(study, method, name, say)
+    if json_:
+        print_json(single.as_json(outcome, model))
+        return
+    out.print(f"{outcome.state}: {outcome.reason or ''}{outcome.evaluation}")
+    out.print(str(model))
+
+
+@app.command()
+def artifacts(
+    storage: Storage = DEFAULT_STORAGE,
+    prune_days: Annotated[
+        float | None, typer.Option("--prune-days", help="remove what was not used for this many days")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """List what searches share (models, tokens, log-probs), with sizes; remove what is not used any more."""
+    from pathlib import Path
+
+    from raypo.artifacts import Store
+    from raypo.tracking.artifacts import as_json, to_rich
+
+    store = Store(Path(storage).expanduser().resolve() / "artifacts")
+    if prune_days is not None:
+        gone = store.prune(unused_s=prune_days * 86400)
+        out.print(f"removed {len(gone)} artifacts, {sum(a.bytes for a in gone) / 2**20:.1f} MiB")
+    print_json(as_json(store.list())) if json_ else draw(to_rich(store.list()))
