@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +34,7 @@ class Terminal:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._searched: dict[str, list[str]] = {}
-        self._total = 0
+        self._conductor: LedgerConductor | None = None
         self._running_since = 0.0
 
     def started(self, search: str, folder: Path, study: Study) -> None:
@@ -46,11 +47,12 @@ class Terminal:
         self.say(text if self._running_since else f"preparing: {text}")
 
     def running(self, cluster: Cluster, conductor: LedgerConductor) -> None:
-        self._total = sum(conductor.targets.values())
+        self._conductor = conductor
         self._running_since = time.monotonic()
         for row in conductor.ledger.rows():
             self._rows[row.name] = row
-        self.say(f"searching: {self._total} trials of {len(conductor.targets)} method(s)")
+        wanted = "as many trials as the budget holds" if self._total is None else f"{self._total} trials"
+        self.say(f"searching: {wanted} of {len(conductor.targets)} method(s)")
         self._thread = threading.Thread(target=self._follow, args=(cluster,), name="terminal", daemon=True)
         if not self._quiet:
             self._thread.start()
@@ -59,7 +61,7 @@ class Terminal:
         self._rows[row.name] = row
         if kind == "ended" and not self._console.is_terminal:
             self.say(
-                f"{row.name}: {row.state}{_figures(row)}  {_settings(row)}{f'  ({row.reason})' if row.reason else ''}"
+                f"{row.name}: {row.state}{_figures(row)}  {_settings(row)}{f'  ({escape(row.reason)})' if row.reason else ''}"
             )
 
     def ended(self, search: str, folder: Path) -> None:  # noqa: ARG002
@@ -114,8 +116,17 @@ class Terminal:
         over = sum(row.over for row in self._rows.values())
         shown = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         spent = time.monotonic() - self._running_since
-        left = f", about {_duration(spent / over * (self._total - over))} left" if 0 < over < self._total else ""
-        return f"{over}/{self._total} trials over ({shown}){left}"
+        total = self._total
+        if total is None:
+            return f"{over} trials over ({shown})"
+        left = f", about {_duration(spent / over * (total - over))} left" if 0 < over < total else ""
+        return f"{over}/{total} trials over ({shown}){left}"
+
+    @property
+    def _total(self) -> int | None:
+        """Trials that all methods get, which commands may change; None where a budget decides."""
+        targets = [] if self._conductor is None else list(self._conductor.targets.values())
+        return None if None in targets else sum(target for target in targets if target is not None)
 
 
 def _pulses(cluster: Cluster) -> dict[str, Pulse]:

@@ -54,6 +54,22 @@ class Cluster:
             return answer
         return {}
 
+    def cancel(self, trial: str) -> bool:
+        """Have a trial's job end with a checkpoint; False while the pool does not answer."""
+        return self._told(self.pool.cancel.remote(trial))
+
+    def forget(self, trial: str) -> bool:
+        """Let a cancelled trial run again; False while the pool does not answer."""
+        return self._told(self.pool.forget.remote(trial))
+
+    def _told(self, call: Any) -> bool:
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(call, timeout=5)
+            return True
+        return False
+
     def check(self) -> None:
         """Raise when no slot is left that could do the work.
 
@@ -130,8 +146,10 @@ def check_resources(study: Study) -> None:
 
 
 @contextlib.contextmanager
-def slots_open(study: Study, search: str, folder: Path, bench: str, settings: dict[str, Any]) -> Iterator[Cluster]:
-    """The pool and the slots of a search, closed in order at the end."""
+def slots_open(
+    study: Study, search: str, folder: Path, bench: str, settings: dict[str, Any], revision: int
+) -> Iterator[Cluster]:
+    """The pool and the slots of a search, closed in order at the end; `revision` is that of the study."""
     import ray
 
     wanted = study.resources
@@ -162,6 +180,8 @@ def slots_open(study: Study, search: str, folder: Path, bench: str, settings: di
                 gpus_per_worker=wanted.gpus_per_worker,
                 placement=wanted.placement,
                 folder=str(folder / "ray"),
+                revisions=str(folder / "revisions"),
+                revision=revision,
             )
         )
         for i in range(wanted.slots)

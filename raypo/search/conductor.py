@@ -1,19 +1,23 @@
-"""The conductor: which trial runs next, what an evaluation means for it, and what the ledger is told."""
+"""The conductor: which trial runs next, what an evaluation means for it, and what the ledger is told.
+
+Tune asks it from the driver's main thread, commands reach it from another one; a lock keeps them apart.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-import optuna
-
-from raypo.search.constraints import Expression, Rules
+from raypo.search import repeats
+from raypo.search.budget import Accounts, Budget, Flight, Position
+from raypo.search.drawing import Drawing
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Ledger, Row
 from raypo.search.pruners import make_pruner
-from raypo.search.samplers import RepeatableSampler, make_sampler, seed_of
 from raypo.search.tune import FINISHED
 from raypo.study import Study
 
@@ -22,19 +26,41 @@ Listener = Callable[[str, Row], None]
 
 
 class LedgerConductor:
-    """Answers Tune from the ledger. Methods advance evenly: the one with the fewest trials is next."""
+    """Answers Tune from the ledger. Methods advance evenly: the one furthest behind is next.
+
+    `targets` says how many trials a method gets, None for as many as the budget holds. Commands set `stopping` (no
+    trial goes on), `halted` (none for now), `dropped` (methods without further trials) and `leaving` (what becomes of
+    a running trial once its slot lets go of it: a state and the reason).
+    """
 
     def __init__(
-        self, study: Study, ledger: Ledger, *, pool: str, namespace: str, concurrent: int, targets: dict[str, int]
+        self,
+        study: Study,
+        ledger: Ledger,
+        *,
+        folder: Path,
+        pool: str,
+        namespace: str,
+        concurrent: int,
+        targets: Mapping[str, int | None],
     ) -> None:
-        self.study, self.ledger, self.targets = study, ledger, targets
-        self._pool, self._namespace = pool, namespace
-        self._samplers = {label: self._sampler(label, concurrent) for label in study.methods}
+        self.study, self.ledger, self.targets, self.folder = study, ledger, dict(targets), folder
+        self._pool, self._namespace, self.concurrent = pool, namespace, concurrent
+        self._drawing = Drawing(study, ledger, concurrent)
         self._pruner = make_pruner(study.search.pruner, study.objective.at)
-        self._reissue = [row for label in study.methods for row in ledger.rows(label) if row.state == "running"]
-        self._running: dict[str, Row] = {}
+        rows = ledger.rows()
+        self.unfinished = [row for row in rows if row.state == "running"]
+        self.running: dict[str, Row] = {}
+        self.accounts = Accounts(rows)
+        self.budget = Budget.of(study, 0.0)
+        self.wall_s, self.job_s = 0.0, dict[str, float]()
+        self.stopping = self.halted = False
+        self.dropped: frozenset[str] = frozenset()
+        self.leaving: dict[str, tuple[str, str]] = {}
+        self.cancelled: set[str] = set()
+        self.revision = 0
+        self.lock = threading.RLock()
         self._listeners: list[Listener] = []
-        self.stopping = False
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -42,94 +68,161 @@ class LedgerConductor:
     # What Tune asks -------------------------------------------------------------------------------------------------
 
     def next(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.stopping:
-            return FINISHED
-        row = self._reissue.pop(0) if self._reissue else self._draw()
-        if row is None:
-            return None if self._running or self._wanting() else FINISHED
-        if len(row.evaluations) >= len(self.study.objective.at):
-            self._tell("ended", self.ledger.end(row, "finished"))
-            return None
-        self._running[trial_id] = row
-        self._tell("drawn", row)
-        return {
-            "pool": self._pool,
-            "namespace": self._namespace,
-            "job": dataclasses.asdict(self.job(row)),
-            "at": list(self.study.objective.at),
-            "rung": len(row.evaluations),
-        }
+        with self.lock:
+            if self.stopping:
+                return FINISHED
+            if self.halted:
+                return None
+            row = self._goes_on() or self._drawing.draw(self.position)
+            if row is None:
+                return None if self.running or self.unfinished or self._wanting() else FINISHED
+            jobs = repeats.jobs_of(self.study, self.job(row))
+            rung = len(row.evaluations)
+            if rung == len(self.study.objective.at):
+                if not self._repeated(row):
+                    self._end(row, "finished")
+                    return None
+                rung += len(repeats.stored(row))
+            self.running[trial_id] = row
+            self._tell("drawn", row)
+            return {
+                "pool": self._pool,
+                "namespace": self._namespace,
+                "jobs": [dataclasses.asdict(job) for job in jobs],
+                "rung": rung,
+            }
 
     def heard(self, trial_id: str, rung: int, outcome: Outcome) -> bool:
-        row = self._running[trial_id]
-        if outcome.state in ("running", "finished"):
-            row = self._running[trial_id] = self.ledger.record(row, rung, outcome)
+        with self.lock:
+            row = self.running[trial_id]
+            self.job_s.pop(row.name, None)
+            if outcome.state == "stopped":
+                self._let_go(row, outcome)
+                return True
+            if rung >= len(self.study.objective.at):
+                return self._heard_repeat(trial_id, outcome)
+            if outcome.state in ("failed", "diverged"):
+                self._end(row, outcome.state, outcome.reason, outcome.cost_s)
+                return True
+            row = self.running[trial_id] = self.ledger.record(row, rung, outcome)
+            self.accounts.update(row)
+            if outcome.state == "finished" and self._repeated(row):
+                return True
             self._tell("evaluated", row)
-        if outcome.over:
-            self._tell("ended", self.ledger.end(row, outcome.state, outcome.reason, outcome.cost_s))
+            if outcome.state == "finished":
+                self._end(row, "finished")
+                return False
+            if self._pruned(row):
+                self._end(row, "pruned", f"{self.study.search.pruner} at {outcome.fraction:.0%}")
+                return False
             return True
-        if self._pruned(row):
-            self._tell("ended", self.ledger.end(row, "pruned", f"{self.study.search.pruner} at {outcome.fraction:.0%}"))
-            return False
-        return True
 
     def left(self, trial_id: str, *, error: bool) -> None:
-        row = self._running.pop(trial_id, None)
-        if row is not None and error and not self.ledger.row(row.name).over and not self.stopping:
-            self._reissue.append(self.ledger.row(row.name))
+        with self.lock:
+            row = self.running.pop(trial_id, None)
+            if row is None:
+                return
+            self.job_s.pop(row.name, None)
+            now = self.ledger.row(row.name)
+            waits = any(other.name == now.name for other in self.unfinished)
+            if error and now.state == "running" and not self.stopping and not waits:
+                self.unfinished.append(now)
 
     # Trials ---------------------------------------------------------------------------------------------------------
 
     def job(self, row: Row, until: float = 1.0) -> Job:
         """The concrete, complete job that a row of the ledger stands for."""
         point = {**self.study.fixed(row.label), **row.params}
-        return Job(row.name, row.label, point, row.seed, until)
+        return Job(row.name, row.label, point, row.seed, until, revision=self.revision)
+
+    def adopt(self, study: Study, revision: int) -> None:
+        """Go on with a study that has a method more."""
+        self.study, self.revision = study, revision
+        self._drawing.adopt(study)
+
+    def end(self, row: Row, state: str, reason: str) -> None:
+        """Close a trial that no slot works at."""
+        self.unfinished = [other for other in self.unfinished if other.name != row.name]
+        self._end(row, state, reason)
 
     @property
-    def running(self) -> list[Row]:
-        return list(self._running.values())
+    def position(self) -> Position:
+        """Where the search stands in its budget."""
+        flights = [Flight(row.label, row.cost_s, self.job_s.get(row.name, 0.0)) for row in self.running.values()]
+        counts = {label: self._drawing.count(label) for label in self.study.methods if label not in self.dropped}
+        open_ = {label: count for label, count in counts.items() if count < (self.targets[label] or math.inf)}
+        return Position(self.budget, self.accounts, tuple(flights), open_, self.wall_s)
 
-    def _wanting(self) -> bool:
-        return any(count < self.targets[label] for label, count in self._counts())
-
-    def _counts(self) -> Iterator[tuple[str, int]]:
-        for label in self.study.methods:
-            trials = self.ledger.study(label).get_trials(deepcopy=False)
-            yield label, sum(t.state != optuna.trial.TrialState.WAITING for t in trials)
-
-    def _draw(self) -> Row | None:
-        order = sorted(self._counts(), key=lambda item: item[1])
-        for label, count in order:
-            if count >= self.targets[label]:
-                continue
-            trials = self.ledger.study(label).get_trials(deepcopy=False)
-            sampler = self._samplers[label]
-            if sampler.waits_for(count, trials):
-                continue
-            return self.ledger.ask(label, sampler, seed_of(self.study.search.seed, f"{label}/training", count))
+    def _goes_on(self) -> Row | None:
+        """A trial that was begun and waits to go on; a slot may still have to let go of it."""
+        for row in self.unfinished:
+            if self.cancelled.isdisjoint(repeats.names(self.study, row.name)):
+                self.unfinished.remove(row)
+                return self.ledger.row(row.name)
         return None
 
-    def _sampler(self, label: str, concurrent: int) -> RepeatableSampler:
-        space = {name: axis.distribution() for name, axis in self.study.space(label).items()}
-        settings = self.study.search
-        return make_sampler(settings.sampler, settings.seed, space, rules=rules_of(self.study, label), lag=concurrent)
+    def _wanting(self) -> bool:
+        position = self.position
+        return any(position.may_start(label) for label in position.counts)
 
     def _pruned(self, row: Row) -> bool:
         values = [e.get("objective", math.nan) for e in row.evaluations]
-        if not values or math.isnan(values[-1]):
+        if not values or math.isnan(values[-1]) or "replaces" in row.attributes:
             return False
-        trial = self.ledger.frozen(row)
-        return bool(self._pruner.prune(self.ledger.study(row.label), trial))
+        return bool(self._pruner.prune(self.ledger.study(row.label), self.ledger.frozen(row)))
+
+    # Seeds ----------------------------------------------------------------------------------------------------------
+
+    def _repeated(self, row: Row) -> bool:
+        """Whether further seeds follow; what was decided once stays so."""
+        if self.study.search.repeats.seeds == 1:
+            return False
+        if "repeated" not in row.attributes:
+            others = self.ledger.rows(row.label) if self.study.search.repeats.promising_only else []
+            row = self.ledger.note(row, "repeated", repeats.wanted(self.study, row, others))
+        return bool(row.attributes["repeated"])
+
+    def _heard_repeat(self, trial_id: str, outcome: Outcome) -> bool:
+        row = self.running[trial_id]
+        found, seeds = repeats.stored(row), self.study.search.repeats.seeds
+        if outcome.state != "finished":
+            reason = f"seed {len(found) + 2} of {seeds}: {outcome.reason}"
+            self._end(row, outcome.state, reason, outcome.cost_s)
+            return True
+        found.append(outcome)
+        row = self.ledger.note(row, f"repeat:{len(found)}", dataclasses.asdict(outcome))
+        if len(found) < seeds - 1:
+            self.running[trial_id] = row
+            return True
+        row = self.ledger.note(row, "average", repeats.average(repeats.first_seed(row), found, self.folder))
+        self._tell("evaluated", row)
+        self._end(row, "finished")
+        repeats.drop_models(self.study, self.folder, row.name)
+        return True
+
+    # Ends -----------------------------------------------------------------------------------------------------------
+
+    def _let_go(self, row: Row, outcome: Outcome) -> None:
+        """A slot has checkpointed a cancelled trial."""
+        state, reason = self.leaving.pop(row.name, ("running", ""))
+        if state == "stopped":
+            self._end(row, state, reason, outcome.cost_s)
+            return
+        self.ledger.spend(row, outcome.cost_s)
+        if state == "paused":
+            self.ledger.mark(row, state, reason)
+        elif not self.stopping:
+            self.unfinished.append(row)
+        self.accounts.update(self.ledger.row(row.name))
+
+    def _end(self, row: Row, state: str, reason: str | None = None, cost_s: float = 0.0) -> None:
+        row = self.ledger.end(row, state, reason, cost_s)
+        self.leaving.pop(row.name, None)
+        self.accounts.update(row)
+        if row.state == "finished":
+            self.accounts.finished(row)
+        self._tell("ended", row)
 
     def _tell(self, event: str, row: Row) -> None:
         for listener in self._listeners:
             listener(event, row)
-
-
-def rules_of(study: Study, label: str) -> Rules:
-    """The study's constraints that concern a method: those whose every name it searches."""
-    searched = study.space(label)
-    words = {str(v) for space in searched.values() for v in space.values if isinstance(v, str)}
-    known = {name for other in study.methods for name in study.axes(other)}
-    rules = [Expression.parse(text, known, words) for text in study.search.constraints]
-    return Rules(constraints=tuple(rule for rule in rules if rule.names <= searched.keys()))

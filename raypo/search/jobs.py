@@ -14,7 +14,8 @@ class Job:
 
     `point` holds everything that the trial is made of (hyperparameters, training settings, `data.<transform>`);
     where it resumes is decided by the newest committed checkpoint in its folder. `kind` is "prepare" for the work
-    that all trials share, "trial" otherwise; `confirm` asks for the confirmation prompts.
+    that all trials share, "trial" otherwise; `confirm` asks for the confirmation prompts. `revision` is that of the
+    study, which grows when a method is added to a running search.
     """
 
     trial: str
@@ -24,6 +25,7 @@ class Job:
     until: float
     kind: Literal["trial", "prepare"] = "trial"
     confirm: bool = False
+    revision: int = 0
 
     @property
     def id(self) -> str:

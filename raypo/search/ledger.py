@@ -78,6 +78,11 @@ class Ledger:
             known = study.get_trials(deepcopy=False)[-1]
         return self._row(label, known)
 
+    def enqueued(self, label: str) -> list[str]:
+        """Sources of a method's trials that wait for their turn."""
+        trials = self.study(label).get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return [trial.user_attrs.get("source", "") for trial in trials]
+
     def resumed(self, row: Row, source: str) -> Row:
         """An ended trial that goes on: a new one that has its name, values, evaluations and costs, and replaces it.
 

@@ -28,6 +28,7 @@ class _Slot:
     attempt: str
     jobs: list[Job | None] = field(default_factory=list)
     current: Job | None = None
+    since: float = 0.0
     held: str | None = None
     held_until: float = 0.0
     served: int = 0
@@ -56,6 +57,8 @@ class SlotPool:
 
     async def submit(self, job: Job) -> Outcome:
         """Have a job run and wait for its outcome; submitting it again waits for the same outcome."""
+        if job.trial in self._cancelled:
+            return _stopped(job)
         if job.id not in self._futures:
             self._futures[job.id] = asyncio.get_running_loop().create_future()
             if not any(slot.current and slot.current.id == job.id for slot in self._slots.values()):
@@ -70,7 +73,7 @@ class SlotPool:
         self._cancelled.add(trial)
         for job in [job for job in self._queue if job.trial == trial]:
             self._queue.remove(job)
-            self._resolve(job, Outcome(trial, "stopped", 0.0, reason="stopped by command"))
+            self._resolve(job, _stopped(job))
 
     async def cancelled(self, trial: str) -> bool:
         return trial in self._cancelled
@@ -103,7 +106,7 @@ class SlotPool:
                 job = self._choose(state)
                 if job is not None or self._closing or state.served >= self._recycle_after:
                     state.jobs.append(job)
-                    state.current = job
+                    state.current, state.since = job, time.monotonic()
                     state.reports = {}
                     self._changed.notify_all()
                     return job
@@ -115,7 +118,7 @@ class SlotPool:
         if state is None or state.attempt != attempt:
             state = self._slots[slot] = _Slot(attempt)
         if state.current is None or state.current.id != job.id:
-            state.current = job
+            state.current, state.since = job, time.monotonic()
             self._queue = deque(waiting for waiting in self._queue if waiting.id != job.id)
         state.pulse = pulse
         return job.trial not in self._cancelled and not self._leaving
@@ -149,7 +152,10 @@ class SlotPool:
             state.current, state.pulse, state.held = None, None, None
             state.served += 1
             first = state.reports[min(state.reports)] or error
-            self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=first))
+            if together:
+                self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=first))
+            else:  # a dead or stuck rank makes the others raise: the group is at fault, not yet the job
+                await self._lost(job, first)
         await self._notify()
         return together
 
@@ -173,6 +179,7 @@ class SlotPool:
         return {
             name: {
                 "trial": slot.current.trial if slot.current else None,
+                "elapsed_s": time.monotonic() - slot.since if slot.current else 0.0,
                 "pulse": slot.pulse,
                 "served": slot.served,
                 "busy_s": slot.busy_s,
@@ -190,10 +197,10 @@ class SlotPool:
                 return job
         return None if time.monotonic() < state.held_until else self._queue.popleft()
 
-    async def _lost(self, job: Job) -> None:
+    async def _lost(self, job: Job, error: str = "the workers' logs say why") -> None:
         self._deaths[job.id] = self._deaths.get(job.id, 0) + 1
         if self._deaths[job.id] >= MAX_DEATHS:
-            reason = f"its worker group died {MAX_DEATHS} times in this job; the workers' logs say why"
+            reason = f"its worker group died {MAX_DEATHS} times in this job; {error}"
             self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=reason))
         elif job.id in self._futures and not self._futures[job.id].done():
             self._queue.appendleft(job)
@@ -211,3 +218,7 @@ class SlotPool:
         """Wait for a change; wakes up by itself so that deadlines are met."""
         with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
             await asyncio.wait_for(self._changed.wait(), timeout=AFFINITY_S)
+
+
+def _stopped(job: Job) -> Outcome:
+    return Outcome(job.trial, "stopped", 0.0, reason="stopped by command")

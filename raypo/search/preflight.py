@@ -9,7 +9,7 @@ from typing import Any
 
 from raypo.errors import StudyError
 from raypo.methods import check_corners
-from raypo.search.conductor import rules_of
+from raypo.search.drawing import rules_of
 from raypo.spaces import Space, Value, corners
 from raypo.study import Entry, Study
 

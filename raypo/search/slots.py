@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from raypo.errors import Diverged, RaypoError
+from raypo.search.folders import read_json
 from raypo.search.jobs import Job, Outcome, Pulse
 
 PULSE_S = 0.5
@@ -42,6 +43,9 @@ class SlotPlan:
     gpus_per_worker: float
     placement: str
     folder: str
+    revisions: str
+    """Folder of the studies, `<revision>.json`, that a running search came to after the one in `bench_settings`."""
+    revision: int = 0
 
 
 class PulseSender:
@@ -95,16 +99,26 @@ class _Lazy:
     def __init__(self, plan: SlotPlan) -> None:
         self._plan = plan
         self._bench: Bench | None = None
+        self._revision = plan.revision
 
     def run(self, job: Job, pulse: PulseSender) -> Outcome:
+        if job.revision > self._revision:
+            self.close()
+            self._bench, self._revision = None, job.revision
         if self._bench is None:
             module, _, name = self._plan.bench.partition(":")
-            self._bench = getattr(importlib.import_module(module), name)(**self._plan.bench_settings)
+            self._bench = getattr(importlib.import_module(module), name)(**self._settings())
         return self._bench.run(job, pulse)
 
     def close(self) -> None:
         if self._bench is not None:
             self._bench.close()
+
+    def _settings(self) -> dict[str, Any]:
+        if self._revision == self._plan.revision:
+            return self._plan.bench_settings
+        study = read_json(Path(self._plan.revisions) / f"{self._revision}.json")
+        return {**self._plan.bench_settings, "study": study}
 
 
 def _serve_one(bench: Bench, job: Job, pool: Any, slot: str, attempt: str, rank: int) -> None:

@@ -31,24 +31,26 @@ class Conductor(Protocol):
 
 
 class TrialProxy(tune.Trainable):
-    """One light actor per running trial: it sends the trial's jobs to the pool, one evaluation a step."""
+    """One light actor per running trial: it sends the trial's jobs to the pool, one evaluation a step.
+
+    The parts of the schedule come first, then the same configuration with other seeds.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._pool = ray.get_actor(new_config["pool"], namespace=new_config["namespace"])
-        self._job = Job(**new_config["job"])
-        self._at: list[float] = new_config["at"]
+        self._jobs = [Job(**job) for job in new_config["jobs"]]
         self._rung: int = new_config["rung"]
         return True
 
     def step(self) -> dict[str, Any]:
-        job = self._job.until_fraction(self._at[self._rung])
-        outcome: Any = ray.get(self._pool.submit.remote(job))
+        outcome: Any = ray.get(self._pool.submit.remote(self._jobs[self._rung]))
         rung, self._rung = self._rung, self._rung + 1
+        goes_on = outcome.state in ("running", "finished") and self._rung < len(self._jobs)
         # As text, for Tune flattens mappings.
-        return {"outcome": json.dumps(dataclasses.asdict(outcome)), "rung": rung, "done": outcome.over}
+        return {"outcome": json.dumps(dataclasses.asdict(outcome)), "rung": rung, "done": not goes_on}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:  # noqa: ARG002
         return {}

@@ -228,12 +228,55 @@ class Objective(Section):
     limits: Limits = Limits()
 
 
+class Repeats(Section):
+    """Train a configuration with several seeds, as one trial whose value is their average."""
+
+    seeds: Count = 1
+    promising_only: bool = False
+
+
+class Budget(Section):
+    """What the trials of a search may use: device-hours at work, or hours of the clock while a driver runs."""
+
+    gpu_hours: Positive | None = None
+    wall_hours: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Budget:
+        if (self.gpu_hours is None) == (self.wall_hours is None):
+            raise ValueError("needs either gpu_hours or wall_hours, and not both")
+        return self
+
+
 class Search(Section):
-    trials: Count = 16
+    """How points are chosen, and how many; with a budget and no count, as many trials as it holds."""
+
+    trials: Count | None = 16
+    budget: Budget | None = None
+    fair: Literal["trials", "gpu_hours"] = "trials"
+    repeats: Repeats = Repeats()
+    priors: bool = False
     sampler: Literal["tpe", "gp", "cmaes", "random", "grid"] = "tpe"
     pruner: Literal["none", "successive_halving", "hyperband", "median", "wilcoxon"] = "none"
     seed: int = 0
     constraints: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_as_it_holds(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("budget") is not None:
+            return {"trials": None, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Search:
+        if self.trials is None and self.budget is None:
+            raise ValueError("needs trials or a budget")
+        if self.fair == "gpu_hours" and self.budget is None:
+            raise ValueError("fair: gpu_hours shares out a budget, and there is none; set search.budget")
+        if self.priors and self.sampler == "grid":
+            raise ValueError("priors: a grid tries all of its cells and no others; set priors to false")
+        return self
 
 
 class Confirm(Section):

@@ -1,0 +1,67 @@
+"""Drawing: which method gets the next trial, and the point that its sampler chooses."""
+
+from __future__ import annotations
+
+from optuna.trial import TrialState
+
+from raypo.search.budget import Position
+from raypo.search.constraints import Expression, Rules
+from raypo.search.ledger import Ledger, Row
+from raypo.search.rows import replaced_by
+from raypo.search.samplers import RepeatableSampler, make_sampler, seed_of
+from raypo.study import Study
+
+PRIOR = "prior:"
+"""How the source of a published point begins."""
+
+
+class Drawing:
+    """Opens trials in the ledger."""
+
+    def __init__(self, study: Study, ledger: Ledger, concurrent: int) -> None:
+        self._study, self._ledger, self._concurrent = study, ledger, concurrent
+        self._samplers = {label: self._sampler(label) for label in study.methods}
+
+    def adopt(self, study: Study) -> None:
+        """Go on with a study that has methods more."""
+        self._study = study
+        self._samplers |= {label: self._sampler(label) for label in study.methods if label not in self._samplers}
+
+    def count(self, label: str) -> int:
+        """Trials of a method that were drawn; one that goes on after its end is still the same."""
+        trials = self._ledger.study(label).get_trials(deepcopy=False)
+        return sum(trial.state != TrialState.WAITING for trial in trials) - len(replaced_by(trials))
+
+    def draw(self, position: Position) -> Row | None:
+        """The next trial, or None where none may begin or the sampler has to wait for results."""
+        for label in self._asked_for(position.order()):
+            if not position.may_start(label):
+                continue
+            trials = self._ledger.study(label).get_trials(deepcopy=False)
+            waiting = (trial.number for trial in trials if trial.state == TrialState.WAITING)
+            number = next(waiting, len(trials))
+            sampler = self._samplers[label]
+            if sampler.waits_for(number, trials):
+                continue
+            return self._ledger.ask(label, sampler, seed_of(self._study.search.seed, f"{label}/training", number))
+        return None
+
+    def _asked_for(self, order: list[str]) -> list[str]:
+        """Methods with a trial that a command enqueued come first; published points wait for their method's turn."""
+        asked = {label for label in order if any(not s.startswith(PRIOR) for s in self._ledger.enqueued(label))}
+        return sorted(order, key=lambda label: label not in asked)
+
+    def _sampler(self, label: str) -> RepeatableSampler:
+        space = {name: axis.distribution() for name, axis in self._study.space(label).items()}
+        settings = self._study.search
+        rules = rules_of(self._study, label)
+        return make_sampler(settings.sampler, settings.seed, space, rules=rules, lag=self._concurrent)
+
+
+def rules_of(study: Study, label: str) -> Rules:
+    """The study's constraints that concern a method: those whose every name it searches."""
+    searched = study.space(label)
+    words = {str(v) for space in searched.values() for v in space.values if isinstance(v, str)}
+    known = {name for other in study.methods for name in study.axes(other)}
+    rules = [Expression.parse(text, known, words) for text in study.search.constraints]
+    return Rules(constraints=tuple(rule for rule in rules if rule.names <= searched.keys()))

@@ -1,0 +1,110 @@
+"""What each command does to a running search. Doing one again, after a crash, changes nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from raypo.errors import StudyError
+from raypo.search.commands import Command
+from raypo.search.conductor import LedgerConductor
+from raypo.search.ledger import Row
+from raypo.search.points import point_of
+
+RESUMABLE = ("paused", "pruned", "stopped", "failed")
+OUT_OF_BUDGET = "the budget is spent"
+
+Add = Callable[[str, Mapping[str, Any]], None]
+"""Adds a method, by label and entry of a study file, to the search."""
+
+
+def carry_out(conductor: LedgerConductor, command: Command, add: Add) -> str | None:
+    """Do what a command says; its answer, or None while it is not done yet.
+
+    Raises:
+        RaypoError: it cannot be done; the message says why.
+    """
+    match command.kind, command.arguments:
+        case ("stop" | "pause") as kind, {"trial": str(trial)}:
+            return _leave(conductor, trial, "stopped" if kind == "stop" else "paused")
+        case "resume", {"trial": str(trial)}:
+            return _go_on(conductor, trial, command.id)
+        case "stop", _:
+            return "stopping: running trials are checkpointed, raypo resume goes on"
+        case "pause", _:
+            return "pausing: running trials are checkpointed, and none begins before raypo resume"
+        case "resume", _:
+            return "going on"
+        case "enqueue", {"method": label, "values": values}:
+            row = conductor.ledger.enqueue(label, point_of(conductor.study, label, values), command.id)
+            return f"{row.name} is next of {label}"
+        case "extend", {"trials": trials, "hours": hours}:
+            return _extend(conductor, trials, hours)
+        case "add_method", {"method": label, "entry": entry}:
+            if label in conductor.study.methods and label not in conductor.dropped:
+                raise StudyError(f"{label}: is in this search already; give a second entry of a method its own label")
+            add(label, entry)
+            return f"{label} joins the search"
+        case "drop_method", {"method": label}:
+            return _drop(conductor, label)
+    raise StudyError(f"{command.kind}: no such command, got {command.arguments}")
+
+
+def _leave(conductor: LedgerConductor, trial: str, state: str) -> str | None:
+    row = conductor.ledger.row(trial)
+    if row.over or row.state == state:
+        return f"{trial} is {row.state}"
+    if row.state == "waiting" and state == "paused":
+        raise StudyError(f"{trial}: has not begun, so there is nothing to pause; raypo stop takes it out")
+    reason = f"{state} by command"
+    if any(running.name == trial for running in conductor.running.values()):
+        conductor.leaving[trial] = (state, reason)
+        return None
+    conductor.leaving.pop(trial, None)
+    if state == "stopped":
+        conductor.end(row, state, reason)
+    else:
+        conductor.unfinished = [other for other in conductor.unfinished if other.name != trial]
+        conductor.ledger.mark(row, state, reason)
+    return f"{trial} is {state}"
+
+
+def _go_on(conductor: LedgerConductor, trial: str, source: str) -> str:
+    row = conductor.ledger.row(trial)
+    if row.state == "paused":
+        row = conductor.ledger.mark(row, "running")
+    elif row.state in RESUMABLE and row.attributes.get("source") != source:
+        row = conductor.ledger.resumed(row, source)
+    elif row.state != "running":
+        raise StudyError(f"{trial}: is {row.state}; a trial can go on that is {', '.join(RESUMABLE)}")
+    _issue(conductor, row)
+    done = f"{row.evaluations[-1]['fraction']:.0%}" if row.evaluations else "the start"
+    return f"{trial} goes on from {done} of its schedule, or from its last checkpoint"
+
+
+def _issue(conductor: LedgerConductor, row: Row) -> None:
+    if all(other.name != row.name for other in [*conductor.unfinished, *conductor.running.values()]):
+        conductor.unfinished.append(row)
+
+
+def _extend(conductor: LedgerConductor, trials: int, hours: float) -> str:
+    if hours and not conductor.budget.limited:
+        raise StudyError("--hours: this search has no budget; --trials adds trials")
+    if hours:  # what the budget ended goes on first
+        for row in conductor.ledger.rows():
+            if row.state == "stopped" and row.reason == OUT_OF_BUDGET:
+                _issue(conductor, conductor.ledger.resumed(row, f"extended:{row.number}"))
+    added = [f"{trials} more trials of every method" if trials else "", f"{hours:g} more hours" if hours else ""]
+    return " and ".join(filter(None, added))
+
+
+def _drop(conductor: LedgerConductor, label: str) -> str | None:
+    if label not in conductor.study.methods:
+        raise StudyError(f"{label}: no such method; there are {', '.join(conductor.study.methods)}")
+    reason = "its method was dropped"
+    for row in [row for row in conductor.unfinished if row.label == label]:
+        conductor.end(row, "stopped", reason)
+    running = [row.name for row in conductor.running.values() if row.label == label]
+    conductor.leaving |= dict.fromkeys(running, ("stopped", reason))
+    conductor.dropped |= {label}
+    return None if running else f"{label} gets no more trials"

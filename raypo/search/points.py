@@ -1,0 +1,75 @@
+"""Points that somebody names: in a command, or published with a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from raypo import yaml
+from raypo.errors import StudyError
+from raypo.search.drawing import PRIOR, rules_of
+from raypo.search.ledger import Ledger
+from raypo.search.view import fits
+from raypo.spaces import Value
+from raypo.study import Study
+from raypo.study.entries import nearest
+
+
+def assignments(texts: list[str]) -> dict[str, Any]:
+    """`name=value` texts, each value as YAML writes it."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise StudyError(f"--set {text}: needs the form name=value, such as beta=0.02")
+        found[name.strip()] = yaml.load(value, f"--set {name}")
+    return found
+
+
+def point_of(study: Study, label: str, values: Mapping[str, Any]) -> dict[str, Value]:
+    """The searched values among `values`; an axis that they leave out is drawn.
+
+    Raises:
+        StudyError: a name or value that no trial of this method can have, one line a problem.
+    """
+    if label not in study.methods:
+        raise StudyError(
+            f"{label}: no such method in this search; there are {', '.join(study.methods)}"
+            f"{nearest(label, study.methods)}"
+        )
+    space, fixed = study.space(label), study.fixed(label)
+    problems = []
+    for name, value in values.items():
+        if name in space and not fits({name: value}, {name: space[name].distribution()}):
+            problems.append(f"{label}.{name}: got {value!r}, outside of the axis {space[name].written()}")
+        elif name in fixed and fixed[name] != value:
+            problems.append(f"{label}.{name}: got {value!r}, and it is {fixed[name]!r} in every trial of this search")
+        elif name not in space and name not in fixed:
+            known = [*space, *fixed]
+            problems.append(f"{label}.{name}: no such setting; there are {', '.join(known)}{nearest(name, known)}")
+    point = {name: value for name, value in values.items() if name in space}
+    if not problems and space.keys() <= point.keys() and not rules_of(study, label).allows(point):
+        problems.append(f"{label}: {point} breaks a constraint of this search: {'; '.join(study.search.constraints)}")
+    if problems:
+        raise StudyError("\n".join(problems))
+    return point
+
+
+def enqueue_priors(study: Study, ledger: Ledger, label: str, at_most: int | None) -> str | None:
+    """Enqueue the published best points of a method, once; says which of them this search has no room for."""
+    left_out = []
+    points: list[dict[str, Value]] = []
+    for values in study.methods[label].priors:
+        searched = {name: value for name, value in values.items() if name in study.space(label)}
+        try:
+            point = point_of(study, label, searched)
+        except StudyError as error:
+            left_out.append(str(error))
+            continue
+        if point and point not in points:
+            points.append(point)
+    for index, point in enumerate(points[:at_most]):
+        ledger.enqueue(label, point, f"{PRIOR}{index}")
+    if left_out:
+        return f"{label}: {len(left_out)} published points lie outside of this search: {'; '.join(left_out)}"
+    return None

@@ -1,0 +1,188 @@
+"""Steering a running search: once a second, open commands are carried out and the budget is looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from raypo.errors import RaypoError
+from raypo.search import repeats
+from raypo.search.budget import Budget
+from raypo.search.commands import Command, Commands
+from raypo.search.conductor import LedgerConductor
+from raypo.search.folders import write_json
+from raypo.search.orders import OUT_OF_BUDGET, carry_out
+from raypo.search.points import enqueue_priors
+from raypo.study import Study, build
+
+EVERY_S = 1.0
+LIVE = "live.json"
+"""Where running trials are; a hint for those who look, no record."""
+WALL_NOTE_EVERY_S = 10.0
+
+
+class Slots(Protocol):
+    """What steering asks of the pool; False where it does not answer."""
+
+    def view(self) -> dict[str, dict[str, Any]]: ...
+
+    def cancel(self, trial: str) -> bool: ...
+
+    def forget(self, trial: str) -> bool: ...
+
+
+class Steering:
+    """Carries commands out on a conductor. `revise` keeps a study that a method was added to."""
+
+    def __init__(
+        self,
+        conductor: LedgerConductor,
+        slots: Slots,
+        revise: Callable[[Study, int], Mapping[str, int | None]],
+        say: Callable[[str], None],
+    ) -> None:
+        self._conductor, self._slots, self._revise, self._say = conductor, slots, revise, say
+        self._commands = Commands(conductor.ledger)
+        self._targets = dict(conductor.targets)
+        self._driver, self._began, self._noted = uuid.uuid4().hex[:8], time.monotonic(), 0.0
+        self._earlier_s = self._commands.wall_s()
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+
+    def begin(self) -> None:
+        """Bring the conductor to where earlier commands left the search, and carry out the open ones."""
+        self._stand()
+        if self._conductor.study.search.priors:
+            for label in self._conductor.study.methods:
+                self._enqueue_priors(label)
+        self.tick()
+
+    @contextlib.contextmanager
+    def following(self, live: Path) -> Iterator[None]:
+        """Look once a second, from a thread of its own; `live` tells other shells where running trials are."""
+        thread = threading.Thread(target=self._follow, args=(live,), name="steering", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+            live.unlink(missing_ok=True)
+            self._note_wall()
+        if self._error is not None:
+            raise self._error
+
+    def tick(self) -> dict[str, Any]:
+        """One look at commands, budget and slots; returns what is running."""
+        conductor, view = self._conductor, self._slots.view()
+        with conductor.lock:
+            self._clock(view)
+            self._carry_out(self._commands.open())
+            if conductor.position.over:
+                self._end_all()
+            wanted = self._to_cancel()
+            conductor.cancelled |= wanted
+        gone = {name for name in conductor.cancelled - wanted if self._slots.forget(name)}
+        for name in wanted:  # told again and again, for a pool that was restarted has forgotten
+            self._slots.cancel(name)
+        with conductor.lock:
+            conductor.cancelled -= gone
+            return {"at": time.time(), "spent_s": conductor.position.spent_s, "trials": _pulses(view)}
+
+    def _follow(self, live: Path) -> None:
+        try:
+            while not self._stop.wait(EVERY_S):
+                write_json(live, self.tick())
+        except BaseException as error:  # raised again by the driver's own thread
+            self._error = error
+            self._conductor.stopping = True
+
+    # Commands -------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, commands: list[Command]) -> None:
+        unsettled = set()
+        for command in commands:
+            about = command.arguments.get("trial")
+            if about is not None and about in unsettled:
+                continue  # it has to see what an earlier one leads to
+            try:
+                answer = carry_out(self._conductor, command, self._add)
+            except RaypoError as error:
+                self._commands.close(command, str(error), accepted=False)
+                continue
+            if answer is None:
+                unsettled.add(about)
+            else:
+                self._close(command, answer)
+
+    def _close(self, command: Command, answer: str) -> None:
+        self._commands.close(command, answer)
+        self._stand()
+        self._say(answer)
+        if command.kind == "stop" and command.arguments["trial"] is None:
+            self._conductor.stopping = True
+
+    def _add(self, label: str, entry: Mapping[str, Any]) -> None:
+        """Add a method to the study; the slots learn of it with the next job."""
+        conductor = self._conductor
+        written = conductor.study.written()
+        methods = {**written["methods"], **({label: dict(entry)} if label not in written["methods"] else {})}
+        study = build({**written, "methods": methods}, "add-method", allow_code=conductor.study.allow_code)
+        revision = conductor.revision + 1
+        self._targets = dict(self._revise(study, revision))
+        conductor.adopt(study, revision)
+        if study.search.priors:
+            self._enqueue_priors(label)
+
+    def _enqueue_priors(self, label: str) -> None:
+        said = enqueue_priors(self._conductor.study, self._conductor.ledger, label, self._targets[label])
+        if said:
+            self._say(said)
+
+    # State ----------------------------------------------------------------------------------------------------------
+
+    def _stand(self) -> None:
+        conductor, now = self._conductor, self._commands.standing()
+        for label, target in self._targets.items():
+            conductor.targets[label] = None if target is None else target + now.more(label)
+        conductor.halted, conductor.dropped, conductor.revision = now.halted, now.dropped, now.revision
+        conductor.budget = Budget.of(conductor.study, now.hours)
+
+    def _clock(self, view: Mapping[str, Mapping[str, Any]]) -> None:
+        conductor, workers = self._conductor, self._conductor.budget.workers
+        conductor.wall_s = self._earlier_s + time.monotonic() - self._began
+        names = {
+            name: row.name for row in conductor.running.values() for name in repeats.names(conductor.study, row.name)
+        }
+        at_work = {slot["trial"]: slot["elapsed_s"] * workers for slot in view.values() if slot["trial"] in names}
+        conductor.job_s = {names[job]: seconds for job, seconds in at_work.items()}
+        if conductor.budget.wall_s is not None and time.monotonic() - self._noted > WALL_NOTE_EVERY_S:
+            self._note_wall()
+
+    def _note_wall(self) -> None:
+        self._noted = time.monotonic()
+        if self._conductor.budget.wall_s is not None:
+            self._commands.note_wall(self._driver, self._noted - self._began)
+
+    def _end_all(self) -> None:
+        conductor = self._conductor
+        for row in list(conductor.unfinished):
+            conductor.end(row, "stopped", OUT_OF_BUDGET)
+        for row in conductor.running.values():
+            conductor.leaving.setdefault(row.name, ("stopped", OUT_OF_BUDGET))
+
+    def _to_cancel(self) -> set[str]:
+        conductor = self._conductor
+        everything = conductor.stopping or conductor.halted
+        rows = [row for row in conductor.running.values() if everything or row.name in conductor.leaving]
+        return {name for row in rows for name in repeats.names(conductor.study, row.name)}
+
+
+def _pulses(view: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    pulses = [slot["pulse"] for slot in view.values() if slot["pulse"] is not None]
+    return {pulse.trial: {"fraction": pulse.fraction, "stage": pulse.stage} for pulse in pulses}
