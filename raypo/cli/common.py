@@ -24,6 +24,9 @@ Name = Annotated[str, typer.Argument(help="name of a search")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="override a key of the study: a.b=value")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON alone")]
 Storage = Annotated[str, typer.Option("--storage", help="folder that holds the searches", envvar="RAYPO_STORAGE")]
+OwnStorage = Annotated[
+    str | None, typer.Option("--storage", help="in place of the study's storage", envvar="RAYPO_STORAGE")
+]
 Address = Annotated[str | None, typer.Option("--address", help="Ray cluster: auto, ray://...; none starts a local one")]
 Code = Annotated[bool, typer.Option("--allow-code", help="let the study run Python code that it names by import path")]
 

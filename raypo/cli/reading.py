@@ -106,9 +106,10 @@ def report(
     """Write the report of a search as one HTML page."""
     results = results_of(storage, name)
     if wandb:
-        from raypo.tracking.wandb_report import publish
+        from raypo.tracking.wandb_report import write_wandb_report
 
-        out.print(publish(results))
+        for address in write_wandb_report(results, str(results.study["tracking"]["project"])):
+            out.print(address)
         return
     from raypo.tracking.report import write_report
 
@@ -127,6 +128,5 @@ def sync(
 
     results = results_of(storage, name)
     sent = replay(results, mode, str(results.study["tracking"]["project"]), whole=whole, say=out.print)
-    out.print(
-        f"W&B ({sent.mode}): {len(sent.sent)} runs sent, {len(sent.already)} were there, {len(sent.unsent)} missing"
-    )
+    counts = f"{len(sent.sent)} runs sent, {len(sent.already)} were there, {len(sent.unsent)} missing"
+    out.print(f"W&B ({sent.mode}): {counts}")

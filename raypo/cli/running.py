@@ -13,6 +13,7 @@ from raypo.cli.common import (
     File,
     Json,
     Name,
+    OwnStorage,
     Set,
     Storage,
     app,
@@ -27,9 +28,7 @@ def search(
     file: File,
     set_: Set = None,
     name: Annotated[str | None, typer.Option("--name", help="name of the search; the study's own by default")] = None,
-    storage: Annotated[
-        str | None, typer.Option("--storage", envvar="RAYPO_STORAGE", help="in place of the study's")
-    ] = None,
+    storage: OwnStorage = None,
     address: Address = None,
     allow_code: Code = False,
     json_: Json = False,

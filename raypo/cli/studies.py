@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raypo.cli.common import DEFAULT_STORAGE, Code, File, Json, Set, Storage, app, draw, out, print_json
+from raypo.cli.common import DEFAULT_STORAGE, Code, File, Json, OwnStorage, Set, Storage, app, draw, out, print_json
 
 
 @app.command()
@@ -23,9 +23,7 @@ def train(
     method: Annotated[str, typer.Option("--method", help="a method of the study, or reward_model")],
     set_: Set = None,
     name: Annotated[str, typer.Option("--name", help="folder of the run in the storage")] = "train",
-    storage: Annotated[
-        str | None, typer.Option("--storage", envvar="RAYPO_STORAGE", help="in place of the study's")
-    ] = None,
+    storage: OwnStorage = None,
     allow_code: Code = False,
     json_: Json = False,
 ) -> None:
