@@ -34,7 +34,7 @@ def build_model(folder: Path, *, seed: int = 0, **changes: object) -> str:
 def token_set(
     kind: str = "pairs", examples: int = 12, *, seed: int = 0, longest: int = 40, holes: bool = False, group: int = 3
 ) -> TokenSet:
-    """Random sequences of every length from 1 to `longest` completion tokens, prompts of 3 to 20."""
+    """Random sequences of 1 to `longest` completion tokens after prompts of 3 to 20, in turns of 8 tokens."""
     rng = np.random.default_rng(seed)
     width = {"pairs": 2, "ranked": group}.get(kind, 1)
     sequences, prompts = [], []
@@ -52,8 +52,8 @@ def token_set(
         offsets=np.concatenate([[0], np.cumsum([len(s) for s in sequences])]).astype(np.int64),
         prompt_lengths=np.array(prompts, np.int32),
         mask=np.concatenate(scored),
-        unit=None,
-        score=rng.normal(size=len(sequences)).astype(np.float32) if kind == "ranked" else _nans(len(sequences)),
+        unit=np.concatenate([np.where(m, np.arange(len(m)) // 8, -1) for m in scored]).astype(np.int16),
+        score=_scores(kind, len(sequences), rng),
         examples=np.arange(len(sequences), dtype=np.int32).reshape(examples, width),
         record=np.arange(examples, dtype=np.int32),
         stage=np.zeros(examples, np.int16),
@@ -61,5 +61,8 @@ def token_set(
     )
 
 
-def _nans(n: int) -> np.ndarray:
-    return np.full(n, np.nan, np.float32)
+def _scores(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Pairs: chosen above rejected; lists: any order; others have none."""
+    if kind == "pairs":
+        return (np.tile([2.0, 1.0], n // 2) + rng.random(n) / 2).astype(np.float32)
+    return rng.normal(size=n).astype(np.float32) if kind == "ranked" else np.full(n, np.nan, np.float32)

@@ -1,0 +1,134 @@
+"""What the tests let several ranks do: plain functions, importable by spawned processes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from training_parts import token_set
+
+from raypo.errors import Diverged
+from raypo.training.settings import EngineSetup, Optimisation, Run
+from raypo.training.trainer import Trainer
+
+DPO = Run("dpo", {"beta": 0.5}, Optimisation(lr=5e-4, batch_size=7, steps=20, weight_decay=0.1), seed=3)
+OTHERS = [
+    Run("epsilon_dpo", {"beta": 0.3, "epsilon": 0.05}, Optimisation(lr=1e-3, batch_size=5, epochs=1), seed=1),
+    Run("simpo", {}, Optimisation(lr=1e-3, batch_size=4, epochs=1, schedule="linear", gradient_clipping=0.1), seed=2),
+    Run("tr_dpo", {"tau": 2, "alpha": 0.5}, Optimisation(lr=1e-3, batch_size=6, epochs=1, betas=(0.8, 0.9)), seed=4),
+]
+
+
+def losses(trainer: Trainer, run: Run, until: int = 10**6) -> list[tuple[float, float]]:
+    """(loss, gradient norm) of each step of a run on the pairs of all tests."""
+    trainer.begin(run, token_set())
+    return go_on(trainer, until)
+
+
+def go_on(trainer: Trainer, until: int = 10**6) -> list[tuple[float, float]]:
+    seen: list[tuple[float, float]] = []
+    trainer.train(until, lambda m: seen.append((m["loss"], m["grad_norm"])))
+    return seen
+
+
+def gradient(trainer: Trainer, run: Run, kind: str = "pairs", **data: Any) -> torch.Tensor:
+    """The whole gradient of a run's first step, flat."""
+    trainer.begin(run, token_set(kind, **data))
+    trainer.running.gradient(0)
+    if trainer.setup.zero_stage == 0:
+        parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trainer.engine.trainable]
+    else:
+        from deepspeed.utils import safe_get_full_grad
+
+        parts = [safe_get_full_grad(p) for p in trainer.engine.trainable]
+    flat = torch.cat([part.flatten() for part in parts])
+    trainer.engine.step(0.0)
+    return flat
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    with trainer.policy() as lm:
+        return torch.cat([p.detach().flatten().clone() for p in lm.parameters()])
+
+
+def stage(setup: EngineSetup, folder: str) -> dict[str, Any]:
+    """Everything that the tests want to know of one engine, in one process group."""
+    trainer = Trainer(setup)
+    found: dict[str, Any] = {"cold": losses(trainer, DPO), "final": weights(trainer)}
+    found["metrics"] = trainer.evaluate(token_set(seed=9))
+    found["others"] = [losses(trainer, run) for run in OTHERS]
+    found["diverges"] = diverges(trainer)
+    found["warm"], found["warm_final"] = losses(trainer, DPO), weights(trainer)
+    found["resumed"] = {run.method: resumed(trainer, run, Path(folder) / run.method) for run in [DPO, *OTHERS]}
+    found["gradient"] = gradient(trainer, DPO)
+    found["logps"] = sampled(trainer)
+    trainer.begin(DPO, token_set())
+    trainer.train(3)
+    trainer.export(Path(folder) / "export")
+    found["exported"] = weights(trainer)
+    trainer.save(Path(folder) / "three")
+    found["after"] = go_on(trainer)
+    trainer.close()
+    return found
+
+
+def diverges(trainer: Trainer) -> str:
+    """A learning rate of 1e30 ends in Diverged, and leaves the engine fit for the next run."""
+    run = Run("dpo", {}, Optimisation(lr=1e30, batch_size=4, steps=20, gradient_clipping=0.0), seed=0)
+    try:
+        losses(trainer, run)
+    except Diverged as error:
+        return str(error)
+    return ""
+
+
+def resumed(trainer: Trainer, run: Run, folder: Path) -> tuple[list[Any], list[Any]]:
+    """A run in one go, and the same run stopped at every other step and loaded into a fresh start."""
+    straight = losses(trainer, run)
+    pieces: list[Any] = []
+    for until in range(2, len(straight) + 2, 2):
+        trainer.begin(run, token_set())
+        if pieces:
+            trainer.load(folder / str(len(pieces)))
+        pieces += go_on(trainer, until)
+        trainer.save(folder / str(len(pieces)))
+        if len(pieces) >= 6:
+            break
+    return straight[: len(pieces)], pieces
+
+
+def sampled(trainer: Trainer) -> list[list[float]]:
+    """Log-probs of two made-up answers under the start model and under a trained policy, one answer per call."""
+    trainer.begin(DPO, token_set())
+    trainer.train(3)
+    policy, reference = trainer.sample_logps([([1, 2, 3], [4, 5, 6, 7]), ([9], [8, 7])])
+    return [row.tolist() for row in [*policy, *reference]]
+
+
+def load_at_other_size(setup: EngineSetup, folder: str) -> list[tuple[float, float]]:
+    """Go on from the checkpoint of `stage` after three steps."""
+    trainer = Trainer(setup)
+    trainer.begin(DPO, token_set())
+    trainer.load(Path(folder) / "three")
+    after = go_on(trainer)
+    trainer.close()
+    return after
+
+
+def gradients(setups: list[EngineSetup], runs: list[tuple[Run, str]]) -> list[list[torch.Tensor]]:
+    """[run][setup] first-step gradients."""
+    table = []
+    for run, kind in runs:
+        row = []
+        for setup in setups:
+            trainer = Trainer(setup)
+            row.append(gradient(trainer, run, kind))
+            trainer.close()
+        table.append(row)
+    return table
+
+
+def finite(values: list[tuple[float, float]]) -> bool:
+    return all(math.isfinite(x) for pair in values for x in pair)
