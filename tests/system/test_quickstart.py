@@ -1,0 +1,187 @@
+"""The command a newcomer types, made small: real training, sampling, judging, W&B files; killed, resumed, exported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "model.sft={count: 640, epochs: 1, lr: 4e-3, batch_size: 64}",
+    "data.count=400",
+    "training.steps=16",
+    "training.epochs=1",
+    "training.checkpoint_every_s=0.1",
+    "objective.prompts.count=24",
+    "search.trials=2",
+    "methods.ipo=null",
+    "methods.simpo=null",
+]
+
+
+def command(*words: str) -> list[str]:
+    return [str(Path(sys.executable).with_name("raypo")), *words]
+
+
+def search_words(name: str) -> list[str]:
+    sets = [word for text in SMALL for word in ("--set", text)]
+    return ["search", str(ROOT / "search_spaces" / "quickstart.yaml"), "--name", name, *sets]
+
+
+def environment(storage: Path) -> dict[str, str]:
+    return {**os.environ, "RAYPO_STORAGE": str(storage), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+
+
+def run(storage: Path, *words: str, expect: int = 0) -> str:
+    done = subprocess.run(
+        command(*words), env=environment(storage), cwd=storage, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout if expect == 0 else done.stderr
+
+
+def processes() -> dict[int, str]:
+    """Everything that runs for this user, by process id, but what pytest itself started and ended."""
+    found = {}
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if process.info["status"] != psutil.STATUS_ZOMBIE and any(
+            word in words for word in ("ray::", "raylet", "gcs_server", "ray/dashboard", "wandb-core")
+        ):
+            found[process.info["pid"]] = words[:100]
+    return found
+
+
+def comparable(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items()} for row in found["methods"]]
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Loss by step of every trial."""
+    logs = sorted(folder.glob("trials/*/metrics.jsonl"))
+    rows = {log.parent.name: [json.loads(line) for line in log.read_text().splitlines()] for log in logs}
+    return {name: [(row["step"], row["loss"]) for row in found] for name, found in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("searches")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(storage: Path) -> dict[str, Any]:
+    before = processes()
+    found = json.loads(run(storage, *search_words("calm"), "--json"))
+    left = {pid: words for pid, words in processes().items() if pid not in before}
+    assert not left, f"the command left processes behind: {left}"
+    return found
+
+
+def test_the_comparison_has_a_row_per_method(undisturbed: dict[str, Any]) -> None:
+    assert undisturbed["search"] == "calm"
+    assert [row["method"] for row in undisturbed["methods"]] == ["dpo", "epsilon_dpo"]
+    for row in undisturbed["methods"]:
+        assert row["finished"] + row["diverged"] == 2
+        assert row["n"] == 24
+        assert 0 <= row["ci_low"] <= row["win_rate"] <= row["ci_high"] <= 1
+        assert set(row["hyperparameters"]) >= {"beta", "lr"}
+
+
+def test_status_lists_every_trial(undisturbed: dict[str, Any], storage: Path) -> None:
+    found = json.loads(run(storage, "status", "calm", "--json"))
+    assert found["driver"] is None
+    assert [trial["trial"] for trial in found["trials"]] == [
+        "dpo-0000", "dpo-0001", "epsilon_dpo-0000", "epsilon_dpo-0001",
+    ]  # fmt: skip
+    assert all(trial["evaluations"] == 3 for trial in found["trials"] if trial["state"] == "finished")
+
+
+def test_every_trial_has_its_answers_and_its_log(undisturbed: dict[str, Any], storage: Path) -> None:
+    from raypo.evaluation.completions import read
+
+    for name, curve in curves(storage / "calm").items():
+        assert [step for step, _ in curve] == list(range(1, 17))
+        rows = read(storage / "calm" / "trials" / name / "completions.parquet", 1.0)
+        assert len(rows) == 24
+        assert all(row.score in (0, 0.5, 1) for row in rows)
+
+
+def test_the_best_model_loads_with_transformers(undisturbed: dict[str, Any], storage: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run(storage, "export", "calm", "--method", "dpo", "--to", "best")
+    model = AutoModelForCausalLM.from_pretrained(storage / "best")
+    tokenizer = AutoTokenizer.from_pretrained(storage / "best")
+    assert model.config.vocab_size == len(tokenizer)
+
+
+def test_killed_and_resumed_it_ends_as_if_undisturbed(undisturbed: dict[str, Any], storage: Path) -> None:
+    folder = storage / "killed"
+    process = subprocess.Popen(command(*search_words("killed")), env=environment(storage), cwd=storage)
+    try:
+        _wait(lambda: _logged(folder) >= 6, process)
+        _kill_a_worker(process.pid)
+        _wait(lambda: len(list(folder.glob("trials/*/evaluations/1.000000.json"))) >= 1, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finished = {path.parents[1].name for path in folder.glob("trials/*/evaluations/1.000000.json")}
+    stamps = {name: (folder / "trials" / name / "metrics.jsonl").stat().st_mtime for name in finished}
+    found = json.loads(run(storage, "resume", "killed", "--json"))
+    assert comparable(found) == comparable(undisturbed)
+    assert curves(folder) == curves(storage / "calm"), "bit for bit the same losses"
+    for name, stamp in stamps.items():
+        assert (folder / "trials" / name / "metrics.jsonl").stat().st_mtime == stamp, "a finished trial ran again"
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(undisturbed: dict[str, Any], storage: Path) -> None:
+    before = processes()
+    process = subprocess.Popen(
+        command(*search_words("stopped")), env=environment(storage), cwd=storage, stderr=subprocess.PIPE, text=True
+    )
+    _wait(lambda: _logged(storage / "stopped") >= 2, process)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "raypo resume stopped" in told
+    assert "Traceback" not in told
+    assert not {pid: words for pid, words in processes().items() if pid not in before}
+
+
+def test_a_taken_name_is_refused_with_the_two_ways_on(undisturbed: dict[str, Any], storage: Path) -> None:
+    told = run(storage, *search_words("calm"), expect=1)
+    assert "raypo resume calm" in told
+    assert "raypo extend calm --trials N" in told
+
+
+def test_more_workers_than_the_cluster_has_is_said_at_once(storage: Path) -> None:
+    sets = ["--set", "resources.gpus_per_worker=4", "--set", "resources.workers=2"]
+    told = run(storage, *search_words("large"), *sets, expect=1)
+    assert "need 8 GPUs, the cluster has 0" in told
+
+
+def _logged(folder: Path) -> int:
+    return sum(len(log.read_text().splitlines()) for log in folder.glob("trials/*/metrics.jsonl"))
+
+
+def _wait(until: Any, process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + 300
+    while not until():
+        assert process.poll() is None, "the search ended before it could be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _kill_a_worker(driver: int) -> None:
+    workers = [p for p in psutil.Process(driver).children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+    assert len(workers) == 2
+    workers[1].kill()
