@@ -1,0 +1,131 @@
+"""A budget is kept, and what it buys can be compared."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from played import Played, new, study_in
+
+from raypo.errors import StudyError
+from raypo.search import searches
+from raypo.search.budget import Accounts, Budget, Flight, Position
+from raypo.search.jobs import Job
+from raypo.search.ledger import Row
+from raypo.study import build
+
+
+def cost(job: Job) -> float:
+    """A trial of dpo costs 72 device-seconds, one of ipo half of that."""
+    return 36.0 if job.label == "dpo" else 18.0
+
+
+def finished(name: str, label: str, cost_s: float) -> Row:
+    return Row(name, label, 0, "finished", {}, 0, ({"cost_s": cost_s},), cost_s=cost_s)
+
+
+def spent(played: Played, label: str | None = None) -> float:
+    return sum(row.cost_s for row in played.rows.values() if label in (None, row.label))
+
+
+@pytest.mark.parametrize("hours", [0.1, 0.3, 0.33])
+def test_device_hours_are_kept_and_methods_get_equal_trials(tmp_path: Path, hours: float) -> None:
+    played = Played(new(tmp_path, budget={"gpu_hours": hours}, trials=None), cost=cost).run()
+    counts = Counter(row.label for row in played.rows.values())
+    rounds = int(hours * 3600 // (72 + 36))
+    assert counts == {"dpo": rounds, "ipo": rounds}, "no round begins that cannot be finished for every method"
+    assert set(played.states.values()) == {"finished"}
+    assert spent(played) <= hours * 3600
+
+
+def test_equal_device_hours_give_the_cheaper_method_more_trials(tmp_path: Path) -> None:
+    played = Played(new(tmp_path, budget={"gpu_hours": 0.4}, fair="gpu_hours", trials=None), cost=cost).run()
+    counts = Counter(row.label for row in played.rows.values())
+    assert counts == {"dpo": 10, "ipo": 20}
+    assert spent(played, "dpo") == spent(played, "ipo") == 720
+
+
+def test_a_trial_out_of_line_is_stopped_at_the_limit(tmp_path: Path) -> None:
+    """The third round's dpo needs far more than the two before it did."""
+
+    def odd(job: Job) -> float:
+        return 400.0 if job.trial == "dpo-0002" and job.until == 1 else cost(job)
+
+    limit = 3 * (72 + 36)
+    played = Played(new(tmp_path, budget={"gpu_hours": limit / 3600}, trials=None), cost=odd).run()
+    assert played.states["dpo-0002"] == "stopped"
+    assert played.rows["dpo-0002"].reason == "the budget is spent"
+    assert {state for name, state in played.states.items() if name != "dpo-0002"} == {"finished"}
+    assert [row.label for row in played.rows.values() if row.state == "finished"].count("dpo") == 2
+
+
+def test_more_hours_take_up_what_the_budget_ended(tmp_path: Path) -> None:
+    search = new(tmp_path, budget={"gpu_hours": 0.01}, trials=1)
+    assert Played(search, cost=cost).run().states == {"dpo-0000": "stopped"}
+    searches.extend(search, hours=0.1)
+    again = Played(search, cost=cost).run()
+    assert again.states == {"dpo-0000": "finished", "ipo-0000": "finished"}
+    assert again.jobs[0].trial == "dpo-0000"
+
+
+def test_hours_of_the_clock_count_over_drivers(tmp_path: Path) -> None:
+    search = new(tmp_path, budget={"wall_hours": 2 / 3600}, trials=None)
+    began = time.monotonic()
+
+    def work(_: Job) -> float:
+        time.sleep(0.1)
+        return 0.1
+
+    played = Played(search, cost=work)
+    with played.steering.following(search.path / "live.json"):
+        played.run()
+    assert 1.2 <= time.monotonic() - began <= 3.0
+    assert len(played.states) > 2
+    again = Played(search)
+    again.steering.tick()
+    assert again.conductor.wall_s >= 1.2, "the first driver's hours are gone"
+    assert len(again.run().states) <= len(played.states) + 4
+
+
+def position(budget: Budget, *, running: tuple[Flight, ...] = (), wall_s: float = 0.0) -> Position:
+    accounts = Accounts([finished("dpo-0000", "dpo", 60.0), finished("dpo-0001", "dpo", 100.0)])
+    return Position(budget, accounts, running, {"dpo": 2}, wall_s)
+
+
+def test_what_running_trials_still_need_is_spoken_for() -> None:
+    budget = Budget(device_s=320.0)
+    assert position(budget).may_start("dpo"), "the median of 60 and 100 fits into 160"
+    one = (Flight("dpo", 20.0, 10.0),)
+    assert not position(budget, running=(*one, *one)).may_start("dpo"), "two more need 50 each of the 140 that are left"
+
+
+def test_a_trial_has_to_end_before_the_clock_does() -> None:
+    budget = Budget(wall_s=100.0, devices=4, workers=2)
+    assert position(budget, wall_s=55.0).may_start("dpo"), "80 device-seconds are 40 s on two workers"
+    assert not position(budget, wall_s=65.0).may_start("dpo")
+
+
+@pytest.mark.parametrize(
+    ("search", "why"),
+    [
+        ({"budget": {}}, "needs either gpu_hours or wall_hours"),
+        ({"budget": {"gpu_hours": 1, "wall_hours": 1}}, "needs either gpu_hours or wall_hours"),
+        ({"budget": {"gpu_hours": -1}}, "search.budget.gpu_hours"),
+        ({"trials": None}, "needs trials or a budget"),
+        ({"fair": "gpu_hours"}, "shares out a budget"),
+    ],
+)
+def test_impossible_budgets_are_refused(tmp_path: Path, search: dict[str, object], why: str) -> None:
+    with pytest.raises(StudyError, match=re.escape(why)):
+        study_in(tmp_path, **search)
+
+
+def test_with_a_budget_and_no_count_there_is_no_count(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    written = study.written()
+    written["search"] = {"budget": {"gpu_hours": 1.0}}
+    assert build(written, "w").search.trials is None
+    assert build(build(written, "w").written(), "w").search.trials is None

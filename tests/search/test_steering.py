@@ -1,0 +1,192 @@
+"""Commands from another shell: each is carried out once, whatever the driver is at and however often it dies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from played import STUDY, Played, new
+
+from raypo.search import searches
+from raypo.search.commands import Commands
+from raypo.search.jobs import Job, Outcome
+from raypo.study import build
+
+ALL = ["dpo-0000", "dpo-0001", "ipo-0000", "ipo-0001"]
+
+
+def at(name: str, fraction: float, act: Callable[[], object]) -> Callable[[Job], None]:
+    """Have something happen while one part of one trial is at work, once."""
+    done: list[object] = []
+
+    def busy(job: Job) -> None:
+        if job.trial == name and job.until == fraction and not done:
+            done.append(act())
+
+    return busy
+
+
+def test_a_running_trial_is_stopped_and_the_others_go_on(tmp_path: Path) -> None:
+    search = new(tmp_path)
+    sent = []
+    stop = at("ipo-0000", 1.0, lambda: sent.append(Commands(search.ledger).send("stop", trial="ipo-0000")))
+    played = Played(search, busy=stop).run()
+    assert played.states == {**dict.fromkeys(ALL, "finished"), "ipo-0000": "stopped"}
+    assert played.rows["ipo-0000"].cost_s == 1.5, "the half part that led to no evaluation has its price"
+    assert played.answer(sent[0]).answer == "ipo-0000 is stopped"
+    assert played.answer(sent[0]).accepted
+
+
+def test_a_paused_trial_goes_on_from_where_it_was(tmp_path: Path) -> None:
+    search = new(tmp_path)
+    pause = at("dpo-0000", 1.0, lambda: Commands(search.ledger).send("pause", trial="dpo-0000"))
+    played = Played(search, busy=pause).run()
+    assert played.states == {**dict.fromkeys(ALL, "finished"), "dpo-0000": "paused"}, "nobody waits for it"
+    again = Played(search)
+    assert again.run().jobs == [], "a paused trial is not taken up by another driver"
+    again.send("resume", trial="dpo-0000")
+    again.run()
+    assert [(job.trial, job.until) for job in again.jobs] == [("dpo-0000", 1.0)]
+    assert set(again.states.values()) == {"finished"}
+
+
+@pytest.mark.parametrize("state", ["failed", "pruned", "stopped"])
+def test_an_ended_trial_is_trained_on_to_the_full_schedule_and_counts_once(tmp_path: Path, state: str) -> None:
+    search = new(tmp_path, pruner="median" if state == "pruned" else "none", trials=6)
+
+    def outcome(job: Job) -> Outcome | None:
+        fails = state == "failed" and job.trial == "dpo-0005" and job.until == 1
+        return Outcome(job.trial, "failed", 0.0, reason="the disk is full") if fails else None
+
+    stop = at("dpo-0005", 1.0, lambda: state == "stopped" and Commands(search.ledger).send("stop", trial="dpo-0005"))
+    played = Played(search, busy=stop, outcome=outcome).run()
+    ended = [name for name, found in played.states.items() if found == state]
+    assert ended
+    counts = Counter(row.label for row in played.rows.values())
+    again = Played(search)
+    again.send("resume", trial=ended[0])
+    again.run()
+    assert [(job.trial, job.until) for job in again.jobs] == [(ended[0], 1.0)]
+    assert again.states[ended[0]] == "finished"
+    assert [e["fraction"] for e in again.rows[ended[0]].evaluations] == [0.5, 1.0]
+    assert Counter(row.label for row in again.rows.values()) == counts, "it is the same trial, not one more"
+    assert again.rows[ended[0]].params == played.rows[ended[0]].params
+
+
+def test_what_cannot_go_on_is_refused(tmp_path: Path) -> None:
+    played = Played(new(tmp_path)).run()
+    done, unknown = played.send("resume", trial="dpo-0000"), played.send("stop", trial="dpo-0042")
+    played.run()
+    assert not played.answer(done).accepted
+    assert "dpo-0000: is finished" in str(played.answer(done).answer)
+    assert "no trial 'dpo-0042'" in str(played.answer(unknown).answer)
+
+
+def test_the_whole_search_halts_and_goes_on(tmp_path: Path) -> None:
+    search = new(tmp_path)
+    played = Played(search, busy=at("ipo-0000", 0.5, lambda: Commands(search.ledger).send("pause", trial=None))).run()
+    assert played.states == {"dpo-0000": "finished", "ipo-0000": "running"}
+    assert Played(search).run().jobs == [], "another driver is halted as well"
+    resumed = Played(search)
+    resumed.send("resume", trial=None)
+    resumed.run()
+    assert set(resumed.states.values()) == {"finished"}
+    assert [job.trial for job in resumed.jobs][:2] == ["ipo-0000", "ipo-0000"], "what was begun comes first"
+
+
+def test_stop_ends_the_driver_and_not_the_next_one(tmp_path: Path) -> None:
+    search = new(tmp_path)
+    stop = at("dpo-0000", 1.0, lambda: Commands(search.ledger).send("stop", trial=None))
+    played = Played(search, busy=stop).run()
+    assert played.states == {"dpo-0000": "running"}
+    assert played.conductor.stopping
+    assert set(Played(search).run().states.values()) == {"finished"}
+
+
+def test_enqueued_values_are_tried_next_as_a_trial_more(tmp_path: Path) -> None:
+    search = new(tmp_path)
+    values = {"method": "ipo", "values": {"tau": 0.02}}
+    played = Played(search, busy=at("dpo-0000", 0.5, lambda: Commands(search.ledger).send("enqueue", **values))).run()
+    assert Counter(row.label for row in played.rows.values()) == {"dpo": 2, "ipo": 3}
+    assert played.rows["ipo-0000"].params == {"tau": 0.02}
+    assert [job.trial for job in played.jobs][2] == "ipo-0000"
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"tau": 5.0}, "outside of the axis"),
+        ({"taw": 0.1}, "did you mean 'tau'"),
+        ({"lr": 1.0}, "it is 0.0001 in every trial"),
+    ],
+)
+def test_values_that_no_trial_can_have_are_refused(tmp_path: Path, values: dict[str, float], why: str) -> None:
+    played = Played(new(tmp_path))
+    command = played.send("enqueue", method="ipo", values=values)
+    assert Counter(row.label for row in played.run().rows.values()) == {"dpo": 2, "ipo": 2}
+    assert why in str(played.answer(command).answer)
+
+
+def test_a_search_is_extended_while_it_runs_and_after(tmp_path: Path) -> None:
+    search = new(tmp_path)
+    Played(search, busy=at("dpo-0000", 0.5, lambda: searches.extend(search, 1))).run()
+    assert len(search.ledger.rows()) == 6
+    searches.extend(search, 2)
+    assert Counter(row.label for row in Played(search).run().rows.values()) == {"dpo": 5, "ipo": 5}
+
+
+def test_a_method_joins_and_another_is_dropped(tmp_path: Path) -> None:
+    search = new(tmp_path)
+    entry = {"beta": {"log_uniform": [0.1, 1.0]}, "method": "simpo"}
+
+    def act() -> None:
+        Commands(search.ledger).send("add_method", method="simpo", entry=entry)
+        Commands(search.ledger).send("drop_method", method="ipo")
+
+    played = Played(search, busy=at("ipo-0000", 1.0, act)).run()
+    assert Counter(row.label for row in played.rows.values()) == {"dpo": 2, "ipo": 1, "simpo": 2}
+    assert played.states["ipo-0000"] == "stopped"
+    assert played.rows["ipo-0000"].reason == "its method was dropped"
+    assert {job.revision for job in played.jobs if job.label == "simpo"} == {1}, "slots load the study that has it"
+    assert list(search.study().methods) == ["dpo", "ipo", "simpo"]
+    assert (search.path / "revisions" / "1.json").exists()
+    assert Played(search).run().jobs == [], "another driver knows both"
+
+
+def test_a_driver_that_dies_before_it_answers_leaves_nothing_to_do_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = new(tmp_path)
+    Played(search, busy=at("dpo-0000", 1.0, lambda: Commands(search.ledger).send("stop", trial="dpo-0000"))).run()
+    commands = Commands(search.ledger)
+    commands.send("resume", trial="dpo-0000")
+    commands.send("enqueue", method="dpo", values={"beta": 0.5})
+    commands.send("enqueue", method="dpo", values={"beta": 0.5})
+    searches.extend(search, 1)
+    with monkeypatch.context() as dying:
+        dying.setattr(Commands, "close", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                Played(search)
+    played = Played(search).run()
+    assert Counter(row.label for row in played.rows.values()) == {"dpo": 5, "ipo": 3}
+    assert set(played.states.values()) == {"finished"}
+    assert [row.params["beta"] for row in played.rows.values() if row.label == "dpo"].count(0.5) == 2
+    assert Commands(search.ledger).open() == []
+
+
+def test_published_points_are_tried_first_once(tmp_path: Path) -> None:
+    priors = [{"beta": 0.05, "lr": 5e-7}, {"beta": 7.0}, {"beta": 0.5}]
+    methods = {**STUDY["methods"], "dpo": {**STUDY["methods"]["dpo"], "priors": priors}}
+    wanted = {**STUDY["search"], "priors": True, "trials": 3}
+    study = build({**STUDY, "methods": methods, "search": wanted, "storage": str(tmp_path)}, "played")
+    search = searches.create(study)
+    played = Played(search, study)
+    assert "1 published points lie outside of this search: dpo.beta: got 7.0" in played.said[0]
+    Played(search, study)
+    played.run()
+    assert [row.params["beta"] for row in played.rows.values() if row.label == "dpo"][:2] == [0.05, 0.5]
+    assert Counter(row.label for row in played.rows.values()) == {"dpo": 3, "ipo": 3}
+    assert [job.label for job in played.jobs[:8:2]] == ["dpo", "ipo", "dpo", "ipo"], "methods advance evenly"
