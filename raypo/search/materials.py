@@ -23,6 +23,7 @@ from raypo.data.tokens import TokenSet
 from raypo.data.truncation import Limits
 from raypo.errors import ModelError, StudyError
 from raypo.quickstart import model as tiny
+from raypo.quickstart.vocabulary import words
 from raypo.search.sources import QUICKSTART, read_demonstrations, read_prompts, read_records
 from raypo.search.together import made_alone, made_together
 from raypo.spaces import Value
@@ -70,7 +71,8 @@ class Materials:
                 self.store, "base-model", key, lambda folder: build_from_text(folder, **made, say=self.say)
             )
         if model.path == QUICKSTART:
-            return made_alone(self.store, "base-model", {"quickstart": 1}, tiny.build)
+            key = {"quickstart": hash_of(words()), "config": hash_folder(tiny.__file__)}
+            return made_alone(self.store, "base-model", key, tiny.build)
         return _model_folder(str(model.path))
 
     @cached_property

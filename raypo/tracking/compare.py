@@ -22,6 +22,16 @@ FIGURES = ("win_rate", "ci_low", "ci_high", "n", "kl", "length")
 
 
 @dataclass(frozen=True)
+class Confirmation:
+    """How a quoted figure came about: seeds that were trained anew, the spread of their win rates, and the search's own
+    figure, which is optimistic for being the best of many."""
+
+    seeds: int
+    spread: float
+    search_win_rate: float
+
+
+@dataclass(frozen=True)
 class MethodRow:
     """The best configuration of one method; the figures are None when no trial of it was fully trained."""
 
@@ -38,6 +48,7 @@ class MethodRow:
     pruned: int
     failed: int
     diverged: int
+    confirmation: Confirmation | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,11 @@ def caption(comparison: Comparison) -> str:
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as plain data, in the shape that `raypo compare --json` prints."""
-    return {"search": comparison.search, "methods": [asdict(row) for row in comparison.rows]}
+    rows = [
+        {name: value for name, value in asdict(row).items() if name != "confirmation" or value}
+        for row in comparison.rows
+    ]
+    return {"search": comparison.search, "methods": rows}
 
 
 def _row(results: SearchResults, method: str) -> MethodRow:
@@ -120,4 +135,12 @@ def _row(results: SearchResults, method: str) -> MethodRow:
         hyperparameters=dict(best.hyperparameters) if best else None,
         **figures,
         **{state: states[state] for state in COUNTED},
+        confirmation=_confirmation(best) if best else None,
     )
+
+
+def _confirmation(trial: TrialResult) -> Confirmation | None:
+    found, last = trial.confirmation, trial.estimate
+    if found is None or last is None:
+        return None
+    return Confirmation(int(found["seeds"]), float(found["spread"]), last.win_rate)

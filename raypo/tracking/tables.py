@@ -67,8 +67,20 @@ def headline(comparison: Comparison) -> Table:
     """Tabulate one search: the best configuration per method and how its trials ended."""
     columns = ("method", "trial", "configuration", "win rate %", "95 % interval", "n", "KL", "length")
     counts = ("finished", "pruned", "failed", "diverged")
-    rows = tuple(_cells(row) + tuple(str(getattr(row, state)) for state in counts) for row in comparison.rows)
-    return Table(comparison.search, columns + counts, rows, caption(comparison), words=3)
+    confirmed = any(row.confirmation for row in comparison.rows)
+    beside = ("spread over seeds", "in the search %") if confirmed else ()
+    rows = tuple(
+        _cells(row) + (_confirmation(row) if confirmed else ()) + tuple(str(getattr(row, state)) for state in counts)
+        for row in comparison.rows
+    )
+    return Table(comparison.search, columns + beside + counts, rows, caption(comparison), words=3)
+
+
+def _confirmation(row: MethodRow) -> tuple[str, str]:
+    found = row.confirmation
+    if found is None:
+        return "–", "–"
+    return f"± {number(found.spread, scale=100)} ({found.seeds})", number(found.search_win_rate, scale=100)
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> Table:
