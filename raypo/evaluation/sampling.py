@@ -78,7 +78,7 @@ def sample(
     answers. With `lockstep` all ranks run the model equally often, as they must where its weights are partitioned over
     the default process group (ZeRO 3). `chat_template` is the study's, as in tokenisation for training.
     """
-    ids = [_cut(encode_prompt(tokenizer, prompt, chat_template), sampling, tokenizer) for prompt in prompts]
+    ids = prepared(tokenizer, prompts, sampling, chat_template)
     stops = end_of_turn(model, tokenizer)
     noise = _uniforms(prompts, sampling)
     done: dict[int, list[int]] = {}
@@ -92,7 +92,26 @@ def sample(
             done.update({row: tokens for row, tokens, own in zip(rows, drawn, mine, strict=True) if own})
     finally:
         model.train(training)
-    return [_completion(prompts[i], ids[i], done[i], i, stops, tokenizer) for i in sorted(done)]
+    return [completion(prompts[i], ids[i], done[i], i, stops, tokenizer) for i in sorted(done)]
+
+
+def prepared(
+    tokenizer: Any, prompts: Sequence[Text], sampling: Sampling, chat_template: str | None = None
+) -> list[list[int]]:
+    """Token ids of each prompt as in training, cut to the settings' length."""
+    return [_cut(encode_prompt(tokenizer, prompt, chat_template), sampling, tokenizer) for prompt in prompts]
+
+
+def stream_seeds(prompts: Sequence[Text], sampling: Sampling) -> list[int]:
+    """64-bit seed of each prompt's random numbers: its content and repetition under the settings' seed."""
+    seen: dict[str, int] = {}
+    seeds = []
+    for prompt in prompts:
+        text = prompt if isinstance(prompt, str) else json.dumps([dict(m) for m in prompt], sort_keys=True)
+        seen[text] = seen.get(text, -1) + 1
+        content = f"{sampling.seed}\0{seen[text]}\0{text}".encode("utf-8", "surrogatepass")
+        seeds.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"))
+    return seeds
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -177,16 +196,10 @@ def _batches(lengths: list[int], room: int, budget: int, world_size: int) -> lis
 
 
 def _uniforms(prompts: Sequence[Text], sampling: Sampling) -> np.ndarray:
-    """[prompts, max_new_tokens] numbers in [0, 1), a stream for each prompt's content and repetition."""
-    seen: dict[str, int] = {}
-    rows = []
-    for prompt in prompts:
-        text = prompt if isinstance(prompt, str) else json.dumps([dict(m) for m in prompt], sort_keys=True)
-        seen[text] = seen.get(text, -1) + 1
-        digest = hashlib.blake2b(f"{seen[text]}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        stream = np.random.Philox(key=[sampling.seed % 2**64, int.from_bytes(digest, "little")])
-        # 24 bits, so that the number times the total probability stays below that total in fp64
-        rows.append(np.random.Generator(stream).random(sampling.max_new_tokens, dtype=np.float32))
+    """[prompts, max_new_tokens] numbers in [0, 1), a stream for each prompt."""
+    streams = [np.random.Generator(np.random.Philox(key=seed)) for seed in stream_seeds(prompts, sampling)]
+    # 24 bits, so that the number times the total probability stays below that total in fp64
+    rows = [stream.random(sampling.max_new_tokens, dtype=np.float32) for stream in streams]
     return np.array(rows, dtype=np.float64).reshape(len(rows), sampling.max_new_tokens)
 
 
@@ -206,9 +219,10 @@ def _cut(ids: list[int], sampling: Sampling, tokenizer: Any) -> list[int]:
     return [ids[0], *ids[len(ids) - keep + 1 :]] if ids[0] == tokenizer.bos_token_id else ids[-keep:]
 
 
-def _completion(
+def completion(
     prompt: Text, ids: list[int], drawn: list[int], index: int, stops: frozenset[int], tokenizer: Any
 ) -> Completion:
+    """A completion from the ids drawn, which end with one of `stops` unless the limit came first."""
     stopped = drawn[-1] in stops
     text = tokenizer.decode(drawn[:-1] if stopped else drawn, skip_special_tokens=True)
     return Completion(prompt, text, tuple(drawn), not stopped, index, tuple(ids))

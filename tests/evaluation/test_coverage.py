@@ -96,12 +96,12 @@ def test_coverage(experiment: Experiment, n: int, rate: float) -> None:
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("experiment", COSTLY)
 def test_coverage_of_bootstraps_at_64_prompts(experiment: Experiment, rate: float) -> None:
-    assert 0.93 <= coverage(experiment, 64, rate, repetitions=600) <= 0.97
+    assert 0.93 <= coverage(experiment, 64, rate, repetitions=2000) <= 0.97
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", SIZES[1:])
 @pytest.mark.parametrize("experiment", COSTLY)
 def test_coverage_of_bootstraps(experiment: Experiment, n: int, rate: float) -> None:
     assert 0.93 <= coverage(experiment, n, rate, repetitions=2000) <= 0.97

@@ -145,7 +145,7 @@ def _lockstep(rank: int, folder: str, model: Any, tokenizer: Any) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     calls = []
     model.register_forward_pre_hook(lambda *_: calls.append(1))
-    mine = sample(model, tokenizer, prompts(7), ALONE, rank, 2, lockstep=True, batch_tokens=1)
+    mine = sample(model, tokenizer, prompts(21), ALONE, rank, 2, lockstep=True, batch_tokens=1)
     torch.save((mine, len(calls)), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -156,7 +156,7 @@ def test_ranks_in_lockstep_run_the_model_equally_often(tiny: Any, tmp_path: Path
     (first, calls), (second, other_calls) = (torch.load(tmp_path / f"{r}.pt", weights_only=False) for r in range(2))
     assert calls == other_calls > max(sum(len(c.tokens) for c in part) for part in (first, second))
     found: list[Completion] = sorted(first + second, key=lambda c: c.index)
-    assert found == sample(tiny.model, tiny.tokenizer, prompts(7), ALONE)
+    assert found == sample(tiny.model, tiny.tokenizer, prompts(21), ALONE)
 
 
 def _partitioned(rank: int, folder: str, model: Any, tokenizer: Any) -> None:

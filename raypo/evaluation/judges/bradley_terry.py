@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 from transformers import get_cosine_schedule_with_warmup
 
 from raypo.data.records import Pair
-from raypo.errors import DataError, Diverged
+from raypo.errors import DataError, Diverged, ModelError
 from raypo.evaluation.judges.cache import MarkCache
 from raypo.evaluation.judges.reward_model import RewardModel, RewardRater
 from raypo.evaluation.judges.verdicts import RatingJudge, logistic
@@ -37,6 +37,8 @@ class RewardTraining:
 
 def bradley_terry(path: str | Path, *, device: str = "cpu", cache: MarkCache | None = None) -> RatingJudge:
     """A judge by a folder that `train_reward_model` wrote."""
+    if not (Path(path) / REPORT).exists():
+        raise ModelError(f"{path}: no {REPORT} here; give a folder that raypo trained, or use the judge reward_model")
     report = json.loads((Path(path) / REPORT).read_text())
     rewards = RewardRater.load(path, "bradley_terry", device, int(report["settings"]["max_length"]))
     return RatingJudge(rewards, logistic, cache)

@@ -48,7 +48,9 @@ class RewardModel:
         """Read model and tokenizer from a folder; `settings` go to the model's configuration."""
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32, **settings)
+            # On a CPU half precision is slow; elsewhere the weights stay as they were stored.
+            dtype = torch.float32 if device == "cpu" or settings else "auto"
+            model = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, **settings)
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"{path}: not a sequence classifier with its tokenizer ({str(error).splitlines()[0]}); "
