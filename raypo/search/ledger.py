@@ -22,6 +22,7 @@ from raypo.errors import StorageError
 from raypo.search.jobs import Outcome
 from raypo.search.rows import Row, replaced_by, row_of, trial_name
 from raypo.search.samplers import RepeatableSampler
+from raypo.search.view import Space
 
 __all__ = ["CONTROL", "Ledger", "Row", "reading", "trial_name"]
 
@@ -104,6 +105,26 @@ class Ledger:
             )
             known = self.study(row.label).get_trials(deepcopy=False)[-1]
         return self._row(row.label, known)
+
+    def adopt(self, old: FrozenTrial, row: Row, params: dict[str, Any], space: Space, source: str) -> Row:
+        """Take over a finished trial of another search, as `source`, with everything that is known of it."""
+        gone = ("name", "replaces", "source")
+        kept = {name: value for name, value in old.user_attrs.items() if name not in gone}
+        study = self.study(row.label)
+        if row.checkpoint is not None:
+            name = trial_name(row.label, len(study.get_trials(deepcopy=False)))
+            kept["checkpoint"] = row.checkpoint.replace(row.name, name)
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=old.state,
+                value=old.value,
+                params=params,
+                distributions=dict(space),
+                user_attrs={**kept, "source": source},
+                intermediate_values=old.intermediate_values,
+            )
+        )
+        return self._row(row.label, study.get_trials(deepcopy=False)[-1])
 
     def record(self, row: Row, index: int, outcome: Outcome) -> Row:
         """Write one evaluation, once: value, figures, cost and checkpoint."""

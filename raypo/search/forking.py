@@ -1,0 +1,122 @@
+"""Forking: a new search from an old one, with what was changed, that keeps the finished trials that still hold.
+
+A trial holds where the new study would train it to the same figures: same method and resolved point, same seed of the
+search, same model, data and objective. How it was executed (slots, workers, tracking) and how points are chosen
+(sampler, pruner, trials) make no difference to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raypo.search.folders import trial_folder
+from raypo.search.ledger import Row
+from raypo.search.searches import SearchFolder, create
+from raypo.search.view import fits
+from raypo.spaces import Value
+from raypo.study import Study, build
+from raypo.study.loading import override
+
+_SECTIONS = ("model", "data", "objective")
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A new search with the names of the trials that it took over, and why the other finished ones do not hold."""
+
+    search: SearchFolder
+    study: Study
+    taken: dict[str, str]
+    """Name in the old search to name in the new one."""
+    dropped: dict[str, str]
+
+
+def fork(old: SearchFolder, name: str, overrides: Sequence[str]) -> Fork:
+    """Make a new search of the old one's study with `a.b=value` overrides.
+
+    Raises:
+        StudyError: the changed study cannot be; StorageError: the name is taken.
+    """
+    before = old.study()
+    content = before.written()
+    for text in overrides:
+        override(content, text)
+    content["name"] = name
+    study = build(content, f"fork of {old.name}", allow_code=before.allow_code)
+    search = create(study, name, forked_from=old.name)
+    ledger = search.ledger
+    taken, dropped = {}, {}
+    for row in old.ledger.rows():
+        if row.state != "finished":
+            continue
+        reason = why_not(before, study, row)
+        if reason is not None:
+            dropped[row.name] = reason
+            continue
+        point = _point(before, row)
+        params = {axis: point[axis] for axis in study.space(row.label)}
+        space = {axis: form.distribution() for axis, form in study.space(row.label).items()}
+        kept = ledger.adopt(old.ledger.frozen(row), row, params, space, f"{old.name}/{row.name}")
+        _copy(trial_folder(old.path, row.name), trial_folder(search.path, kept.name))
+        taken[row.name] = kept.name
+        if row.confirmation is not None and before.confirm == study.confirm:
+            ledger.confirm(kept, row.confirmation)
+    return Fork(search, study, taken, dropped)
+
+
+def why_not(before: Study, after: Study, row: Row) -> str | None:
+    """Why a finished trial says nothing about the new study; None where it holds."""
+    if row.label not in after.methods:
+        return "its method is gone"
+    if before.methods[row.label].reference != after.methods[row.label].reference:
+        return "its label names another method"
+    old, new = before.written(), after.written()
+    point = _point(before, row)
+    for section in _SECTIONS:
+        for key in sorted(old[section].keys() | new[section].keys()):
+            if key != "transforms" and old[section].get(key) != new[section].get(key):
+                return f"{section}.{key} differs"
+    if before.search.seed != after.search.seed:
+        return "search.seed differs"
+    if before.search.repeats != after.search.repeats:
+        return "search.repeats differs"
+    return _point_differs(before, after, row.label, point)
+
+
+def _point_differs(before: Study, after: Study, label: str, point: dict[str, Value]) -> str | None:
+    for name, value in after.fixed(label).items():
+        if name not in point or point[name] != value:
+            return f"{name} is {value!r} now, it was {point.get(name)!r}"
+    for name, space in after.space(label).items():
+        if name not in point or not fits({name: point[name]}, {name: space.distribution()}):
+            return f"{name}={point.get(name)!r} lies outside of {space.written()}"
+    gone = sorted(point.keys() - after.axes(label).keys() - {n for n in point if n.startswith("data.")})
+    if gone:
+        return f"{gone[0]} is set no more, it was {point[gone[0]]!r}"
+    try:
+        same = before.data_transforms(point) == after.data_transforms(point)
+    except KeyError:
+        same = False
+    return None if same else "data.transforms differs"
+
+
+def _point(study: Study, row: Row) -> dict[str, Value]:
+    return {**study.fixed(row.label), **row.params}
+
+
+def _copy(source: Path, to: Path) -> None:
+    """A trial's folder; files are shared where the storage can do that, for nobody changes a finished trial's."""
+    if source.is_dir():
+        shutil.copytree(source, to, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, to: str) -> None:
+    with contextlib.suppress(OSError):
+        os.link(source, to)
+        return
+    shutil.copy2(source, to)
