@@ -104,7 +104,15 @@ class ZeroEngine:
         if ranks == comm.world():
             self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=self.setup.lora is None)
             return
+        self._load_universal(folder)
+
+    def _load_universal(self, folder: Path) -> None:
+        """Load what another number of ranks saved; ZeRO-3 needs mending afterwards (see the comments)."""
+        if self.stage == 3 and self.setup.optimizer != "adamw":
+            raise StorageError(f"{folder}: ZeRO-3 carries only AdamW to another number of workers; resume with as many")
         tag = convert(folder, TAG)
+        adam = self._zero.optimizer
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in adam.param_groups]
         self.engine._config.load_universal_checkpoint = True
         if self.stage < 3:
             self._zero._enable_universal_checkpoint()
@@ -113,6 +121,10 @@ class ZeroEngine:
         finally:
             self.engine._config.load_universal_checkpoint = False
         self._zero._hp_optimizer_states_linked = False
+        for group, own in zip(adam.param_groups, groups, strict=True):
+            group.update(own)  # every group has been given the first one's numbers
+        for state in adam.state.values():
+            state["step"] = state["step"].clone()  # one counter has been shared by all, and would count twice a step
 
     def close(self) -> None:
         self.engine.destroy()

@@ -35,7 +35,9 @@ def test_log_probs_are_the_models_own(policy, kind, holes):
                 with torch.no_grad():
                     own = policy.lm(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None]).squeeze(1)
                 own = own[tokens.prompt_lengths[s] - 1 :]
-                scored = torch.from_numpy(tokens.mask[tokens.offsets[s] : tokens.offsets[s + 1]][tokens.prompt_lengths[s] :])
+                scored = torch.from_numpy(
+                    tokens.mask[tokens.offsets[s] : tokens.offsets[s + 1]][tokens.prompt_lengths[s] :]
+                )
                 assert torch.equal(mask[: len(scored)], scored)
                 assert not mask[len(scored) :].any()
                 torch.testing.assert_close(row[: len(own)], own * scored, rtol=0, atol=1e-5)
