@@ -26,6 +26,7 @@ from scipy import stats
 
 from raypo.errors import StudyError
 from raypo.search.rows import replaced_by
+from raypo.search.samplers import label_of
 
 PRUNERS = ("none", "successive_halving", "hyperband", "median", "wilcoxon")
 
@@ -119,10 +120,11 @@ class HalvingPruner(RungPruner):
         self.shares = [math.ceil(brackets * reduction ** (brackets - 1 - b) / (brackets - b)) for b in range(brackets)]
 
     def keeps_up(self, study: optuna.Study, trial: FrozenTrial, step: int, others: Sequence[FrozenTrial]) -> bool:
-        bracket = self.bracket(study.study_name, trial.number)
+        name = label_of(study)
+        bracket = self.bracket(name, trial.number)
         if step not in self.rungs[bracket:]:
             return True
-        peers = [other for other in others if self.bracket(study.study_name, other.number) == bracket]
+        peers = [other for other in others if self.bracket(name, other.number) == bracket]
         mine = _merit(study, trial, step)
         rung = sorted([mine, *(_merit(study, peer, step) for peer in peers if step in peer.intermediate_values)])
         return mine >= rung[-max(1, len(rung) // self.reduction)]

@@ -33,6 +33,11 @@ _UNIFORM_TRIES = 10_000
 _POPULATION = 10  # nsga2: Optuna's 50 would spend most searches of language models on its first generation
 
 
+def label_of(study: optuna.Study) -> str:
+    """The method's own part of a study's name, which begins with the search's."""
+    return study.study_name.rpartition("/")[2]
+
+
 def seed_of(search_seed: int, study_name: str, trial_number: int) -> int:
     """A seed in [0, 2**32) for one trial of one study, the same on every machine and Python.
 
@@ -44,7 +49,7 @@ def seed_of(search_seed: int, study_name: str, trial_number: int) -> int:
 
 
 def make_sampler(
-    name: str, seed: int, space: Space, *, rules: Rules | None = None, lag: int = 0, startup: int = 5
+    name: str, seed: int, space: Space, *, rules: Rules | None = None, lag: int = 0, startup: int = 3
 ) -> "RepeatableSampler":
     """The sampler called `name` over `space`, its axes in order.
 
@@ -126,7 +131,8 @@ class RepeatableSampler(BaseSampler):
         if self.space.keys() <= given.keys():
             return {}
         trials = study.get_trials(deepcopy=False)
-        return self.suggest(trial.number, trials, study.study_name, study.directions, given)
+        # The method's label alone, so that two searches of one study draw alike whatever they are called.
+        return self.suggest(trial.number, trials, label_of(study), study.directions, given)
 
     def sample_independent(
         self,
