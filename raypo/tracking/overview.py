@@ -58,7 +58,7 @@ def figures(results: SearchResults) -> Iterator[tuple[str, go.Figure | None]]:
     yield "over_optimisation", charts.over_optimisation(results)
     yield "budget", charts.budget(results)
     yield "importances", charts.importance_bars(results)
-    for metric in ("loss", "rewards/margin"):
+    for metric in ("loss", "rewards/margins"):
         yield f"curves/{metric}", charts.learning(results, metric)
     for method in results.methods:
         yield f"parallel/{method}", parallel(results, method)

@@ -32,7 +32,7 @@ SECTIONS = {
     "cost": "Cost",
     "again": "Run again",
 }
-CURVES = ("loss", "rewards/margin", "rewards/accuracy", "grad_norm")
+CURVES = ("loss", "rewards/margins", "rewards/accuracies", "grad_norm")
 
 
 def write_report(results: SearchResults, path: Path | None = None) -> Path:

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
+from rich.console import Console
+from rich.live import Live as Screen
 from rich.table import Table
 
+from raypo.search.driver import opened
+from raypo.search.folders import read_json
+from raypo.search.lease import holder
+from raypo.search.reading import read_results
 from raypo.search.results import Evaluation, SearchResults, TrialResult
+from raypo.search.steering import LIVE
 from raypo.tracking.tables import configuration, number
 
+WATCH_EVERY_S = 1.0
 
-def as_json(results: SearchResults, driver: str | None) -> dict[str, Any]:
+
+Live = Mapping[str, Mapping[str, Any]]
+"""Where running trials are, by name: "fraction" of the schedule and "stage" of the work."""
+
+
+def read(storage: str, name: str) -> tuple[SearchResults, str | None, Live]:
+    """What a search found so far, the process that runs it now, and where its running trials are."""
+    found = opened(storage, name)
+    driver = holder(found.path)
+    live = read_json(found.path / LIVE) if driver else None
+    return read_results(found), driver, live["trials"] if live else {}
+
+
+def follow(storage: str, name: str, console: Console) -> None:
+    """Show the status, again and again, until no process runs the search."""
+    with Screen(console=console, auto_refresh=False) as screen:
+        while True:
+            now = read(storage, name)
+            screen.update(to_rich(*now), refresh=True)
+            if now[1] is None:
+                return
+            time.sleep(WATCH_EVERY_S)
+
+
+def as_json(results: SearchResults, driver: str | None, live: Live) -> dict[str, Any]:
     """What `raypo status --json` prints; `driver` names the process that runs the search now."""
-    return {"search": results.name, "driver": driver, "trials": [_trial(trial) for trial in results.trials]}
+    trials = [{**_trial(trial), **live.get(trial.name, {})} for trial in results.trials]
+    return {"search": results.name, "driver": driver, "trials": trials}
 
 
-def to_rich(results: SearchResults, driver: str | None) -> Table:
+def to_rich(results: SearchResults, driver: str | None, live: Live) -> Table:
     """A row per trial, in the order they were drawn."""
     running = f"run by {driver}" if driver else "not running"
     drawn = Table(title=results.name, caption=running, box=box.SIMPLE_HEAD)
@@ -25,10 +60,11 @@ def to_rich(results: SearchResults, driver: str | None) -> Table:
     for trial in results.trials:
         last = trial.estimate
         interval = _interval(last) if last else "–"
+        now = live.get(trial.name, {})
         drawn.add_row(
             trial.name,
-            trial.state,
-            f"{trial.fraction:.0%}",
+            now.get("stage", trial.state),
+            f"{now.get('fraction', trial.fraction):.0%}",
             interval,
             number(last.kl, 2) if last else "–",
             number(trial.cost_s),

@@ -109,8 +109,8 @@ def write_metrics(folder: Path, until: float, lr: float, rng: np.random.Generato
                 "loss": math.log(1 + math.exp(-margin)),
                 "lr": lr * (1 - step / STEPS),
                 "grad_norm": 1.0 + rng.random(),
-                "rewards/margin": margin,
-                "rewards/accuracy": min(0.5 + margin / 5, 0.95),
+                "rewards/margins": margin,
+                "rewards/accuracies": min(0.5 + margin / 5, 0.95),
             }
         )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
