@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from raypo.errors import StorageError
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -22,6 +24,9 @@ err = Console(stderr=True)
 File = Annotated[Path, typer.Argument(help="study file, such as search_spaces/quickstart.yaml")]
 Name = Annotated[str, typer.Argument(help="name of a search")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="override a key of the study: a.b=value")]
+With = Annotated[
+    list[Path] | None, typer.Option("--with", help="file of overrides, `a.b: value`, applied before --set")
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON alone")]
 Storage = Annotated[str, typer.Option("--storage", help="folder that holds the searches", envvar="RAYPO_STORAGE")]
 OwnStorage = Annotated[
@@ -31,6 +36,8 @@ Address = Annotated[str | None, typer.Option("--address", help="Ray cluster: aut
 Code = Annotated[bool, typer.Option("--allow-code", help="let the study run Python code that it names by import path")]
 
 DEFAULT_STORAGE = "raypo-searches"
+ANSWER_S = 20.0
+"""How long a command waits for the driver's answer."""
 
 
 def print_json(value: Any) -> None:
@@ -61,3 +68,32 @@ def print_comparison(results: list[Any], style: str) -> None:
         draw(to_rich(table(comparisons)))
     else:
         print(render(comparisons, style))
+
+
+def send(name: str, storage: str, kind: Any, *, live: bool = False, runs: bool = False, **arguments: Any) -> None:
+    """Send a command and print the driver's answer.
+
+    `live` ones mean nothing to a search that does not run; `runs` says that this process runs it next.
+    """
+    from raypo.search.commands import Commands, wait_for
+    from raypo.search.driver import opened
+    from raypo.search.lease import holder
+
+    found = opened(storage, name)
+    running = holder(found.path) is not None
+    if live and not running:
+        raise StorageError(f"{name}: does not run; raypo resume {name} goes on with it")
+    ledger = found.ledger
+    if arguments.get("trial"):
+        ledger.row(arguments["trial"])
+    commands = Commands(ledger)
+    command = commands.send(kind, **arguments)
+    if not running:
+        if not runs:
+            out.print(f"{name} does not run; raypo resume {name} carries this out first")
+        return
+    answer = wait_for(commands, command, ANSWER_S)
+    if answer is None:
+        err.print(f"{name}: the driver has the command and is not done with it; raypo status {name} shows what it does")
+    else:
+        out.print(answer)

@@ -34,17 +34,24 @@ def compare(
 
 
 @app.command()
-def status(name: Name, storage: Storage = DEFAULT_STORAGE, json_: Json = False) -> None:
+def status(
+    name: Name,
+    storage: Storage = DEFAULT_STORAGE,
+    watch: Annotated[bool, typer.Option("--watch", help="follow it until it ends")] = False,
+    json_: Json = False,
+) -> None:
     """Show every trial of a search and its state."""
-    from raypo.search.driver import opened
-    from raypo.search.lease import holder
-    from raypo.search.reading import read_results
-    from raypo.tracking.status import as_json, to_rich
+    from raypo.tracking.status import as_json, read, to_rich
 
-    found = opened(storage, name)
-    results = read_results(found)
-    driver = holder(found.path)
-    print_json(as_json(results, driver)) if json_ else draw(to_rich(results, driver))
+    if watch and json_:
+        raise StudyError("--watch: shows a table; without it, --json prints one state")
+    if not watch:
+        now = read(storage, name)
+        print_json(as_json(*now)) if json_ else draw(to_rich(*now))
+        return
+    from raypo.tracking.status import follow
+
+    follow(storage, name, out)
 
 
 @app.command()

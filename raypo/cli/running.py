@@ -16,16 +16,21 @@ from raypo.cli.common import (
     OwnStorage,
     Set,
     Storage,
+    With,
     app,
     err,
     out,
     print_comparison,
+    send,
 )
+from raypo.errors import StudyError
+from raypo.search.lease import holder
 
 
 @app.command()
 def search(
     file: File,
+    with_: With = None,
     set_: Set = None,
     name: Annotated[str | None, typer.Option("--name", help="name of the search; the study's own by default")] = None,
     storage: OwnStorage = None,
@@ -38,36 +43,57 @@ def search(
     from raypo.study import load
 
     overrides = [*(set_ or []), *([f"storage={storage}"] if storage else [])]
-    study = load(file, overrides, allow_code=allow_code)
-    _run(driver.create(study, name), study, address, json_)
+    study = load(file, overrides, files=with_ or [], allow_code=allow_code)
+    run(driver.create(study, name), study, address, json_)
 
 
 @app.command()
-def resume(name: Name, storage: Storage = DEFAULT_STORAGE, address: Address = None, json_: Json = False) -> None:
-    """Go on with a search that was interrupted."""
+def resume(
+    name: Name,
+    trial: Annotated[
+        str | None, typer.Option("--trial", help="one that was paused, pruned or stopped, or that failed")
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    address: Address = None,
+    json_: Json = False,
+) -> None:
+    """Go on with a search that was interrupted or paused, or with one trial to the end of its schedule."""
     from raypo.search import driver
+    from raypo.search.commands import Commands
 
     found = driver.opened(storage, name)
-    _run(found, found.study(), address, json_)
+    halted = Commands(found.ledger).standing().halted
+    if trial is not None or halted or holder(found.path) is not None:
+        send(name, storage, "resume", runs=True, trial=trial)
+    _go_on(found, address, json_)
 
 
 @app.command()
 def extend(
     name: Name,
-    trials: Annotated[int, typer.Option("--trials", min=1, help="trials to add to every method")],
+    trials: Annotated[int, typer.Option("--trials", min=0, help="trials to add to every method")] = 0,
+    hours: Annotated[float, typer.Option("--hours", min=0, help="hours to add to the budget")] = 0.0,
     storage: Storage = DEFAULT_STORAGE,
     address: Address = None,
     json_: Json = False,
 ) -> None:
-    """Add trials to a search and go on with it."""
+    """Add trials or hours to a search, and go on with it where it does not run."""
     from raypo.search import driver
 
-    found = driver.opened(storage, name)
-    driver.extend(found, trials)
-    _run(found, found.study(), address, json_)
+    if not trials and not hours:
+        raise StudyError("extend: give --trials N, --hours H, or both")
+    send(name, storage, "extend", runs=True, trials=trials, hours=hours)
+    _go_on(driver.opened(storage, name), address, json_)
 
 
-def _run(found: Any, study: Any, address: str | None, json_: bool) -> None:
+def _go_on(found: Any, address: str | None, json_: bool) -> None:
+    """Run a search unless a driver does."""
+    if holder(found.path) is None:
+        run(found, found.study(), address, json_)
+
+
+def run(found: Any, study: Any, address: str | None, json_: bool) -> None:
+    """Run a search in this process, then say which configuration won."""
     from raypo.search import driver
     from raypo.search.preflight import check
     from raypo.search.reading import read_results
@@ -84,4 +110,4 @@ def _run(found: Any, study: Any, address: str | None, json_: bool) -> None:
         raise typer.Exit(130) from None
     finally:
         terminal.close()
-    print_comparison([read_results(found, study)], "json" if json_ else "table")
+    print_comparison([read_results(found)], "json" if json_ else "table")

@@ -73,6 +73,6 @@ def test_whatever_changes_figures_drops_the_trials(old: SearchFolder, change: st
 
 
 def test_an_impossible_change_leaves_nothing_behind(old: SearchFolder) -> None:
-    with pytest.raises(StudyError, match="search.trials"):
+    with pytest.raises(StudyError, match=r"search\.trials"):
         fork(old, "wrong", ["search.trials=-1"])
     assert not (old.path.parent / "wrong").exists()
