@@ -23,7 +23,7 @@ from raypo.cli.common import (
     print_comparison,
     send,
 )
-from raypo.errors import StudyError
+from raypo.errors import RaypoError, StudyError
 from raypo.search.lease import holder
 
 
@@ -39,12 +39,21 @@ def search(
     json_: Json = False,
 ) -> None:
     """Search the methods of a study and say which configuration won."""
-    from raypo.search import driver
+    from raypo.search import searches
+    from raypo.search.preflight import check
     from raypo.study import load
+    from raypo.terminal import Terminal
 
     overrides = [*(set_ or []), *([f"storage={storage}"] if storage else [])]
     study = load(file, overrides, files=with_ or [], allow_code=allow_code)
-    run(driver.create(study, name), study, address, json_)
+    terminal = Terminal(out, quiet=json_)
+    check(study, terminal.say)
+    found = searches.create(study, name)
+    try:
+        run(found, study, terminal, address, json_)
+    except RaypoError:
+        searches.discard_if_empty(found)
+        raise
 
 
 @app.command()
@@ -88,21 +97,19 @@ def extend(
 
 def _go_on(found: Any, address: str | None, json_: bool) -> None:
     """Run a search unless a driver does."""
+    from raypo.terminal import Terminal
+
     if holder(found.path) is None:
-        run(found, found.study(), address, json_)
+        run(found, found.study(), Terminal(out, quiet=json_), address, json_)
 
 
-def run(found: Any, study: Any, address: str | None, json_: bool) -> None:
+def run(found: Any, study: Any, terminal: Any, address: str | None, json_: bool) -> None:
     """Run a search in this process, then say which configuration won."""
     from raypo.search import driver
-    from raypo.search.preflight import check
     from raypo.search.reading import read_results
-    from raypo.terminal import Terminal
     from raypo.tracking.watching import watchers
 
-    terminal = Terminal(out, quiet=json_)
     try:
-        check(study, terminal.say)
         driver.run(found, study, watchers(found, study, terminal, terminal.say), address=address)
     except KeyboardInterrupt:
         terminal.close()

@@ -91,10 +91,11 @@ def fork(
     """Start a new search from another one's study; finished trials that still hold are taken over."""
     from raypo.search import forking
     from raypo.search.driver import opened
+    from raypo.terminal import Terminal
 
     made = forking.fork(opened(storage, name), new, set_ or [])
     if not json_:
         out.print(f"{new}: {len(made.taken)} finished trials of {name} hold, {len(made.dropped)} do not")
         for trial, reason in made.dropped.items():
             out.print(f"  {trial}: {reason}")
-    run(made.search, made.study, address, json_)
+    run(made.search, made.study, Terminal(out, quiet=json_), address, json_)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,12 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
         },
     )
     return search
+
+
+def discard_if_empty(search: SearchFolder) -> None:
+    """Remove a search that was refused before anything ran, so that its name is free again."""
+    if not (search.path / "ledger.journal").exists():
+        shutil.rmtree(search.path, ignore_errors=True)
 
 
 def opened(storage: str, name: str) -> SearchFolder:

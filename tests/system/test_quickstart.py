@@ -115,6 +115,14 @@ def test_every_trial_has_its_answers_and_its_log(undisturbed: dict[str, Any], st
         assert all(row.score in (0, 0.5, 1) for row in rows)
 
 
+def test_every_trial_is_a_wandb_run_and_the_search_has_one_more(undisturbed: dict[str, Any], storage: Path) -> None:
+    runs = list((storage / "calm" / "wandb").glob("offline-run-*/run-*.wandb"))
+    names = {run.stem.rpartition("-")[0].rpartition("-")[2] + "-" + run.stem.rpartition("-")[2] for run in runs}
+    assert len(runs) == 5
+    assert {"dpo-0000", "dpo-0001", "epsilon_dpo-0000", "epsilon_dpo-0001"} < names
+    assert all(run.stat().st_size > 1000 for run in runs)
+
+
 def test_the_best_model_loads_with_transformers(undisturbed: dict[str, Any], storage: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -161,6 +169,19 @@ def test_a_taken_name_is_refused_with_the_two_ways_on(undisturbed: dict[str, Any
     told = run(storage, *search_words("calm"), expect=1)
     assert "raypo resume calm" in told
     assert "raypo extend calm --trials N" in told
+
+
+def test_mistakes_are_one_line_each_without_a_traceback(storage: Path) -> None:
+    sets = ["--set", "search.trails=3", "--set", "methods.dpo.betta=1", "--set", "data.source=none.jsonl"]
+    told = run(storage, *search_words("wrong"), *sets, expect=2)
+    assert "search.trails: no such key" in told
+    assert "did you mean 'beta'" in told
+    assert "Traceback" not in told
+    told = run(storage, *search_words("absent"), "--set", "data.source=none.jsonl", expect=2)
+    assert "data.source: no such file or folder, got 'none.jsonl'" in told
+    told = run(storage, *search_words("nomodel"), "--set", f"model.path={storage}", expect=2)
+    assert "is no model folder, it has no config.json" in told
+    assert not (storage / "absent").exists(), "nothing of a refused study stays"
 
 
 def test_more_workers_than_the_cluster_has_is_said_at_once(storage: Path) -> None:
