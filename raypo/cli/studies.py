@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from raypo.cli.common import DEFAULT_STORAGE, Code, File, Json, OwnStorage, Set, Storage, app, draw, out, print_json
+from raypo.cli.common import (
+    DEFAULT_STORAGE,
+    Code,
+    File,
+    Json,
+    OwnStorage,
+    Set,
+    Storage,
+    With,
+    app,
+    draw,
+    out,
+    print_json,
+)
 
 
 @app.command()
@@ -21,6 +34,7 @@ def methods(name: Annotated[str | None, typer.Argument(help="one method in full"
 def train(
     file: File,
     method: Annotated[str, typer.Option("--method", help="a method of the study, or reward_model")],
+    with_: With = None,
     set_: Set = None,
     name: Annotated[str, typer.Option("--name", help="folder of the run in the storage")] = "train",
     storage: OwnStorage = None,
@@ -32,7 +46,7 @@ def train(
     from raypo.study import load
 
     overrides = [*(set_ or []), *([f"storage={storage}"] if storage else [])]
-    study = load(file, overrides, allow_code=allow_code)
+    study = load(file, overrides, files=with_ or [], allow_code=allow_code)
     say = (lambda _: None) if json_ else out.print
     if method == single.REWARD_MODEL:
         out.print(str(single.train_reward_model(study, say)))

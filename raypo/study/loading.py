@@ -15,11 +15,12 @@ from raypo.study.entries import nearest, read_entries
 from raypo.study.study import Study
 
 
-def load(path: Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> Study:
+def load(path: Path, overrides: Sequence[str] = (), *, files: Sequence[Path] = (), allow_code: bool = False) -> Study:
     """Read, override and check a study file.
 
     Args:
         overrides: `a.b=value` texts, the value written as in YAML.
+        files: files of `a.b: value`, applied in their order and before `overrides`.
 
     Raises:
         StudyError: anything is wrong; one line a problem, each with the path of the key, what was found and what
@@ -29,6 +30,8 @@ def load(path: Path, overrides: Sequence[str] = (), *, allow_code: bool = False)
     if not isinstance(content, dict):
         raise StudyError(f"{path}: a study file is a mapping of sections, got {type(content).__name__}")
     content.setdefault("name", path.stem)
+    for file in files:
+        override_with(content, file)
     for text in overrides:
         override(content, text)
     return build(content, str(path), folder=path.parent, allow_code=allow_code)
@@ -58,31 +61,46 @@ def build(content: dict[str, Any], where: str, *, folder: Path | None = None, al
 def override(content: dict[str, Any], text: str) -> None:
     """Apply one `a.b=value`; a number between dots indexes a list."""
     path, equals, value = text.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
+    if not equals:
         raise StudyError(f"--set {text}: needs the form key=value, such as search.trials=4")
+    parsed = yaml.load(value, f"--set {path}")
+    _place(content, path, parsed, f"--set {text}", empties=value.strip() in ("null", "~"))
+
+
+def override_with(content: dict[str, Any], file: Path) -> None:
+    """Apply a file of overrides, `a.b: value` line by line; a section named as a whole replaces the study's."""
+    found = yaml.load_file(file)
+    if not isinstance(found, dict):
+        raise StudyError(f"{file}: overrides are keys with values, got {type(found).__name__}; write search.trials: 4")
+    for path, value in found.items():
+        _place(content, str(path), value, f"{file}: {path}", empties=value is None)
+
+
+def _place(content: dict[str, Any], path: str, value: Any, where: str, *, empties: bool) -> None:
+    keys = path.strip().split(".")
+    if not all(keys):
+        raise StudyError(f"{where}: a key is missing, got {path!r}; write it as in search.trials")
     node: Any = content
     for key in keys[:-1]:
         if isinstance(node, list):
-            node = node[_index(node, key, text)]
+            node = node[_index(node, key, where)]
             continue
         if node.get(key) is None:
             node[key] = {}
         node = node[key]
         if not isinstance(node, dict | list):
-            raise StudyError(f"--set {text}: {key} holds {node!r}, which has no keys of its own")
-    parsed = yaml.load(value, f"--set {path}")
+            raise StudyError(f"{where}: {key} holds {node!r}, which has no keys of its own")
     if isinstance(node, list):
-        node[_index(node, keys[-1], text)] = parsed
-    elif parsed is None and keys[0] == "methods" and len(keys) == 2 and value.strip() in ("null", "~"):
+        node[_index(node, keys[-1], where)] = value
+    elif empties and keys[0] == "methods" and len(keys) == 2:
         node.pop(keys[-1], None)
     else:
-        node[keys[-1]] = parsed
+        node[keys[-1]] = value
 
 
-def _index(node: list[Any], key: str, text: str) -> int:
+def _index(node: list[Any], key: str, where: str) -> int:
     if not key.isdigit() or int(key) >= len(node):
-        raise StudyError(f"--set {text}: {key!r} is no index of a list of {len(node)}")
+        raise StudyError(f"{where}: {key!r} is no index of a list of {len(node)}")
     return int(key)
 
 

@@ -141,3 +141,25 @@ def test_a_transform_can_be_searched_over(study_file: Path) -> None:
     study = load(study_file, ["data.transforms=[{fraction: {choice: [0.25, 1.0]}}, {flip_labels: 0.1}]"])
     assert study.space("dpo")["data.fraction"] == Space("choice", (0.25, 1.0))
     assert study.data_transforms({"data.fraction": 0.25}) == [{"fraction": 0.25}, {"flip_labels": 0.1}]
+
+
+def test_a_file_of_overrides_comes_before_the_command_line(study_file: Path) -> None:
+    overrides = study_file.parent / "smaller.yaml"
+    overrides.write_text(
+        "search.trials: 2\nmodel: {path: tiny, sft: {epochs: 2}}\nmethods.ipo: null\nmethods.dpo.beta: 0.5\n"
+    )
+    study = load(study_file, ["methods.dpo.beta=0.2"], files=[overrides])
+    assert study.search.trials == 2
+    assert (study.model.path, study.model.sft and study.model.sft.epochs) == ("tiny", 2)
+    assert list(study.methods) == ["dpo", "ipo_mean"]
+    assert study.fixed("dpo")["beta"] == 0.2
+
+
+def test_what_is_wrong_in_a_file_of_overrides_names_the_file(study_file: Path) -> None:
+    overrides = study_file.parent / "smaller.yaml"
+    overrides.write_text("training.lr.low: 1e-6\nname.first: x\n")
+    with pytest.raises(StudyError, match=r"smaller\.yaml: name\.first: name holds 'small'"):
+        load(study_file, files=[overrides])
+    overrides.write_text("- search.trials: 2\n")
+    with pytest.raises(StudyError, match=r"smaller\.yaml: overrides are keys with values, got list"):
+        load(study_file, files=[overrides])
