@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from raypo.errors import ModelError
 from raypo.training.layout import Pass
@@ -118,6 +119,7 @@ def load_policy(setup: EngineSetup, critic: bool = False) -> Policy:
 def load_lm(path: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     """A causal LM from a folder or hub id, weights from safetensors only, on the CPU."""
     _refuse_odd_folders(path)
+    logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         for name in vars(config):

@@ -59,13 +59,12 @@ def shaped(tokens: TokenSet, batch: MicroBatch, logps: Tensor) -> Inputs:
     """Log-probs [N, T] as the type that the data's kind calls for."""
     device = logps.device
     mask = batch.mask.to(device)
-    unit = None if batch.unit is None else batch.unit.to(device)
+    unit = torch.where(mask, 0, -1) if batch.unit is None else batch.unit.to(device)  # None: all have one turn
     score = torch.from_numpy(np.asarray(tokens.score)[batch.sequences]).to(device)
     if tokens.kind == "pairs":
         half = len(mask) // 2
         sides = [
-            Scores(logps[part], mask[part], None if unit is None else unit[part], score[part])
-            for part in (slice(0, half), slice(half, None))
+            Scores(logps[part], mask[part], unit[part], score[part]) for part in (slice(0, half), slice(half, None))
         ]
         return Pairs(*sides)
     scores = Scores(logps, mask, unit, score)

@@ -106,6 +106,14 @@ def check_data(
     """Raises MethodError where a method cannot be trained on this data with what the store has."""
     if data.kind != method.data:
         raise MethodError(f"{method.name}: takes {method.data} data, got {data.kind}")
+    if data.examples.shape[1] < method.candidates:
+        longest = data.examples.shape[1]
+        raise MethodError(
+            f"{method.name}: needs lists of {method.candidates} answers or more, the longest has {longest}"
+        )
+    if "score" in method.carries and np.isnan(data.score).any():
+        missing = int(np.isnan(data.score).sum())
+        raise MethodError(f"{method.name}: needs a score of every answer, {missing} of {len(data.score)} have none")
     for name in needs:
         if name not in PROVIDERS:
             raise MethodError(f"{method.name}.{name}: training cannot provide it; it has {', '.join(PROVIDERS)}")

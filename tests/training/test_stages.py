@@ -114,11 +114,11 @@ def test_sampled_log_probs_are_the_models_own(found, model):
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_checkpoint_of_two_ranks_goes_on_with_one(found, number):
-    """Through DeepSpeed's universal format: the same losses to 1e-4."""
+    """Through DeepSpeed's universal format: the same losses, up to the order of sums."""
     setup = found[number].setup
     (after,) = on_ranks(1, load_at_other_size, setup, str(found[number].folder))
     want = found[number].ranks[0]["after"]
-    assert [x for x, _ in after] == pytest.approx([x for x, _ in want], abs=1e-4)
+    assert [x for x, _ in after] == pytest.approx([x for x, _ in want], abs=1e-6)
 
 
 def test_a_checkpoint_of_another_stage_or_run_is_refused(found):
