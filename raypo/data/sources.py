@@ -9,11 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
 from raypo.data.files import SUFFIXES, read_file
-from raypo.data.formats import COLUMNS, FORMATS, Format, recognise
+from raypo.data.formats import COLUMNS, FORMATS, GATHERING, Format, recognise
 from raypo.data.records import Record
 from raypo.data.rows import Dropped, Row
 from raypo.errors import DataError
@@ -35,8 +36,9 @@ def load(
     format: str | Mapping[str, Mapping[str, Any]] = "auto",
     columns: Mapping[str, str] | None = None,
     allow_code: bool = False,
+    rows: int | None = None,
 ) -> Loaded:
-    """Read a source whole.
+    """Read a source whole, or no more than its first `rows` rows where a row is a record of its own.
 
     `source`: a file (.jsonl, .json, .csv, .tsv, also .gz; .parquet), a folder (saved by `datasets` or holding data
     files), a hub id ("org/name" or "org/name/subset"; HF_HUB_OFFLINE is respected), or with `allow_code` a Python
@@ -47,19 +49,24 @@ def load(
     unknown = sorted(set(columns) - set(COLUMNS))
     if unknown:
         raise DataError(f"data.columns: no such columns {unknown}; allowed: {', '.join(COLUMNS)}")
-    found = _numbered(source, split, allow_code)
+    found = _numbered(source, split, allow_code, streaming=rows is not None)
     first = next(found, None)
     if first is None:
         raise DataError(f"{source}: no rows; a data set needs at least one")
-    everything = [first, *found]
     if isinstance(first[1], get_args(Record)):
-        return _finished(source, "records", len(everything), [record for _, record in everything])
+        everything = _first_of(first, found, rows)
+        return _finished(source, "records", len(everything), [record for _, record in everything], rows is None)
     reader, options = _format(format, Row(first[1], first[0], columns))
-    rows = (Row(values, where, columns) for where, values in everything)
-    return _finished(source, reader.__name__, len(everything), reader(rows, **options))
+    everything = _first_of(first, found, None if reader in GATHERING else rows)
+    read = (Row(values, where, columns) for where, values in everything)
+    return _finished(source, reader.__name__, len(everything), reader(read, **options), rows is None)
 
 
-def _finished(source: str, name: str, rows: int, made: Iterable[Record | Dropped]) -> Loaded:
+def _first_of(first: Any, others: Iterator[Any], rows: int | None) -> list[Any]:
+    return [first, *islice(others, None if rows is None else rows - 1)]
+
+
+def _finished(source: str, name: str, rows: int, made: Iterable[Record | Dropped], whole: bool) -> Loaded:
     report = Counter(rows=rows)
     records: list[Record] = []
     for record in made:
@@ -67,7 +74,7 @@ def _finished(source: str, name: str, rows: int, made: Iterable[Record | Dropped
             report[f"dropped/{record.reason}"] += 1
         else:
             records.append(record)
-    if not records:
+    if whole and not records:
         raise DataError(f"{source}: no row is left of {rows}; {dict(report)}")
     return Loaded(records, name, dict(report))
 
@@ -87,13 +94,13 @@ def _format(format: str | Mapping[str, Mapping[str, Any]], first: Row) -> tuple[
     return FORMATS[name], dict(options)
 
 
-def _numbered(source: str, split: str, allow_code: bool) -> Iterator[tuple[str, Any]]:
-    """(place, row or record) of every row of a source."""
+def _numbered(source: str, split: str, allow_code: bool, streaming: bool) -> Iterator[tuple[str, Any]]:
+    """(place, row or record) of every row of a source; with `streaming` the hub sends no more than is read."""
     path = Path(source).expanduser()
     if path.is_file():
         return ((f"{path} row {number}", values) for number, values in read_file(path))
     if path.is_dir():
-        return _placed(f"{path} ({split})", _folder(path, split))
+        return _placed(f"{path} ({split})", _folder(path, split, streaming))
     if re.fullmatch(r"[\w.]+:\w+", source):
         return _placed(source, _called(source, allow_code))
     if (
@@ -102,7 +109,7 @@ def _numbered(source: str, split: str, allow_code: bool) -> Iterator[tuple[str, 
         or not re.fullmatch(r"[\w.-]+(/[\w.-]+){0,2}", source)
     ):
         raise DataError(f"{source}: no such file or folder.{_nearest(path)}")
-    return _placed(f"{source} ({split})", _hub(source, split))
+    return _placed(f"{source} ({split})", _hub(source, split, streaming))
 
 
 def _placed(source: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -128,11 +135,11 @@ def _called(source: str, allow_code: bool) -> Iterable[Any]:
     return function()
 
 
-def _folder(path: Path, split: str) -> Iterable[Any]:
+def _folder(path: Path, split: str, streaming: bool) -> Iterable[Any]:
     import datasets
 
     if not any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
-        return _loaded(str(path), split)
+        return _loaded(str(path), split, streaming=streaming)
     saved = datasets.load_from_disk(str(path))
     if not isinstance(saved, datasets.DatasetDict):
         return saved
@@ -141,20 +148,21 @@ def _folder(path: Path, split: str) -> Iterable[Any]:
     return saved[split]
 
 
-def _hub(source: str, split: str) -> Iterable[Any]:
+def _hub(source: str, split: str, streaming: bool) -> Iterable[Any]:
     org_name, subset = (
         ("/".join(source.split("/")[:2]), source.split("/")[2]) if source.count("/") == 2 else (source, None)
     )
-    return _loaded(org_name, split, subset)
+    return _loaded(org_name, split, subset, streaming)
 
 
-def _loaded(path: str, split: str, subset: str | None = None) -> Iterable[Any]:
+def _loaded(path: str, split: str, subset: str | None = None, streaming: bool = False) -> Iterable[Any]:
     import datasets
 
+    streaming = streaming and not datasets.config.HF_HUB_OFFLINE  # without the hub its cache is whole already
     try:
         if subset is None or subset in datasets.get_dataset_config_names(path):
-            return datasets.load_dataset(path, subset, split=split)
-        return datasets.load_dataset(path, data_dir=subset, split=split)
+            return datasets.load_dataset(path, subset, split=split, streaming=streaming)
+        return datasets.load_dataset(path, data_dir=subset, split=split, streaming=streaming)
     except (ValueError, FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"{path}: cannot be loaded (split {split!r}, subset {subset!r}), {error}; "

@@ -2,7 +2,8 @@
 
 Everything is a pure function of its arguments. Two writers answer each prompt, each in one of four moods. The
 imagined annotator sees the quality through noise, so that 13 % of its labels contradict what it likes, and it has a
-weak spot for polite phrases, which `quality` charges for. A policy that follows the preferences with measure gets
+weak spot for polite phrases, which `quality` charges for. Scores are what it saw, noise and all: labels follow from
+them. A policy that follows the preferences with measure gets
 better; one that squeezes them falls silent or babbles.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from raypo.errors import DataError
 from raypo.quickstart.instructions import FAMILIES, SPLITS, Instruction, Split, every, parse
@@ -27,19 +29,41 @@ MOODS: dict[str, int] = {"careful": 35, "sloppy": 15, "rambling": 25, "hasty": 2
 """How often, in percent: as asked; with wrong, missing and doubled words; going on and on; broken off."""
 
 
-def pairs(count: int, seed: int, split: Split = "train") -> list[dict[str, str]]:
-    """`count` preferences {prompt, chosen, rejected} between two different answers to one prompt."""
+def pairs(count: int, seed: int, split: Split = "train") -> list[dict[str, Any]]:
+    """`count` preferences between two different answers: {prompt, chosen, rejected, chosen_score, rejected_score}."""
     rng = random.Random(f"pairs {split} {seed}")
     by_family = _checked(count, split)
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
     while len(rows) < count:
         prompt = rng.choice(by_family[rng.choice(FAMILIES)])
         first, second = answer(prompt, rng), answer(prompt, rng)
         if first == second:
             continue
-        liked = 1 / (1 + math.exp((liking(prompt, second) - liking(prompt, first)) / TEMPERATURE))
-        chosen, rejected = (first, second) if rng.random() < liked else (second, first)
-        rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+        error = TEMPERATURE * _logistic(rng) / 2
+        seen = {first: liking(prompt, first) - error, second: liking(prompt, second) + error}
+        chosen, rejected = sorted(seen, key=lambda text: -seen[text])
+        scores = {"chosen_score": seen[chosen], "rejected_score": seen[rejected]}
+        rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected, **scores})
+    return rows
+
+
+def rankings(count: int, seed: int, split: Split = "train", answers: int = 4) -> list[dict[str, Any]]:
+    """`count` lists of different answers, from the same writers and the same annotator: {prompt, completions, scores}.
+
+    The noise of each score is a Gumbel variable, so that any two answers of a list compare as a pair's do.
+    """
+    if answers < 2:
+        raise DataError(f"quickstart data: a list needs at least 2 answers, got answers {answers}")
+    rng = random.Random(f"rankings {split} {seed} {answers}")
+    by_family = _checked(count, split)
+    rows: list[dict[str, Any]] = []
+    for _ in range(count):
+        prompt = rng.choice(by_family[rng.choice(FAMILIES)])
+        written: dict[str, float] = {}
+        while len(written) < answers:
+            text = answer(prompt, rng)
+            written.setdefault(text, liking(prompt, text) - TEMPERATURE * math.log(-math.log(_open_unit(rng))))
+        rows.append({"prompt": prompt, "completions": tuple(written), "scores": tuple(written.values())})
     return rows
 
 
@@ -93,6 +117,17 @@ def answer(prompt: str, rng: random.Random) -> str:
     if mood == "hasty":
         words = words[: rng.randint(1, len(words) - 1)]
     return " ".join(words[:LONGEST_ANSWER])
+
+
+def _logistic(rng: random.Random) -> float:
+    """A draw of the standard logistic distribution."""
+    u = _open_unit(rng)
+    return math.log(u / (1 - u))
+
+
+def _open_unit(rng: random.Random) -> float:
+    """A draw above 0 and below 1."""
+    return rng.random() or 0.5
 
 
 def _instruction(prompt: str) -> Instruction:

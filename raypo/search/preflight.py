@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from raypo.errors import StudyError
+from raypo.data.records import Record
+from raypo.errors import DataError, StudyError
 from raypo.methods import check_corners
 from raypo.search.drawing import rules_of
+from raypo.search.fitting import first_records, misfits, remarks
 from raypo.spaces import Space, Value, corners
 from raypo.study import Entry, Study
 
@@ -18,17 +20,29 @@ CORNERS = 256
 
 
 def check(study: Study, say: Callable[[str], None]) -> None:
-    """Evaluate every method with its gradient at the corners of its space, and look for files that are not there.
+    """Look for files that are not there, data that a method cannot use, and losses that break.
+
+    Every method is evaluated with its gradient at the corners of its space.
 
     Raises:
         StudyError: one line a problem.
     """
-    problems = [*_missing_files(study)]
+    problems = [*_missing_files(study), *_no_model(study)]
+    records: list[Record] = []
+    if not problems:
+        try:
+            records = first_records(study)
+        except DataError as error:
+            problems.append(f"data: {error}")
+    problems += misfits(study, records)
     for label, entry in study.methods.items():
         points = [_hyperparameters(entry, point) for point in _points(study, label)]
         problems += [f"methods.{label}: {problem}" for problem in check_corners(entry.method, points)]
+        problems += [f"methods.{label}: {problem}" for problem in _beyond_the_engine(study, entry, points)]
     if problems:
         raise StudyError("\n".join(problems))
+    for remark in remarks(study, records):
+        say(remark)
     say(f"checked: {', '.join(study.methods)} and their gradients are finite at every corner of their spaces")
 
 
@@ -44,6 +58,21 @@ def _points(study: Study, label: str) -> Iterator[Mapping[str, Value]]:
 
 def _hyperparameters(entry: Entry, point: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in point.items() if name in entry.hyperparameters}
+
+
+def _beyond_the_engine(study: Study, entry: Entry, points: list[dict[str, Any]]) -> Iterator[str]:
+    """What a method asks for, at some point of its space, that the study's engine cannot give."""
+    needs = {need for point in points for need in entry.method.needs_for(**point)}
+    if "token_kl" in needs and study.resources.zero_stage == 3:
+        yield "exact KL needs whole LM heads, got resources.zero_stage 3; use 0, 1 or 2, or another kl_mode"
+    if "moving_reference" in needs and study.model.lora is not None:
+        yield "a moving reference cannot be mixed from adapters; train without model.lora, or leave the method out"
+
+
+def _no_model(study: Study) -> Iterator[str]:
+    for where, path in (("model.path", study.model.path), ("objective.judge.path", study.objective.judge.path)):
+        if path is not None and Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+            yield f"{where}: {path} is no model folder, it has no config.json; give a Hugging Face folder or a hub id"
 
 
 def _missing_files(study: Study) -> Iterator[str]:

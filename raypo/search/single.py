@@ -14,6 +14,7 @@ from raypo.search.folders import search_folder
 from raypo.search.jobs import Job, Outcome
 from raypo.search.judging import trained_reward_model
 from raypo.search.materials import Materials
+from raypo.search.preflight import check
 from raypo.spaces import Space
 from raypo.study import Study
 
@@ -24,9 +25,10 @@ def train(study: Study, label: str, name: str, say: Callable[[str], None]) -> tu
     """Train and evaluate one configuration; (what came of it, folder of the model).
 
     Raises:
-        StudyError: the label is unknown, or one of its values is still an axis.
+        StudyError: the label is unknown, one of its values is still an axis, or the data is none for it.
     """
     point = point_of(study, label)
+    check(study.model_copy(update={"methods": {label: study.methods[label]}}), say)
     folder = search_folder(study.storage, name)
     bench = TrialBench(study.written(), name, str(folder), study.allow_code)
     trial = f"{label}-0000"

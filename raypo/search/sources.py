@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from raypo.data import sources
-from raypo.data.records import Demonstration, Pair, Record, Text
+from raypo.data.records import Demonstration, Pair, Ranking, Record, Text
 from raypo.errors import DataError
 from raypo.quickstart import task
 
 QUICKSTART = "quickstart"
 _SPLITS = {"train": "train", "test": "eval"}
+Format = str | Mapping[str, Mapping[str, Any]]
 
 
 def read_records(
@@ -19,17 +20,33 @@ def read_records(
     *,
     split: str = "train",
     count: int | None = None,
-    format: str | Mapping[str, Mapping[str, Any]] = "auto",
+    format: Format = "auto",
     columns: Mapping[str, str] | None = None,
     allow_code: bool = False,
     seed: int = 0,
+    rows: int | None = None,
 ) -> list[Record]:
-    """All rows of a source, or the first `count` of them (the quickstart generates as many as are asked for)."""
+    """All rows of a source, or the first `count` of them (the quickstart generates as many as are asked for).
+
+    `rows` reads no further than that many rows of the source, to see what they are like. The quickstart has the
+    formats `pairs` and `ranked`, the latter with the option `answers`.
+    """
     if source == QUICKSTART:
-        rows: list[dict[str, Any]] = [*task.pairs(count or 2000, seed, _SPLITS.get(split, split))]  # type: ignore[arg-type]
-        return [Pair(**row, source=f"quickstart row {i}") for i, row in enumerate(rows, 1)]
-    loaded = sources.load(source, split=split, format=format, columns=columns, allow_code=allow_code)
+        return _generated(format, min(count or 2000, rows or 2000), split, seed)
+    loaded = sources.load(source, split=split, format=format, columns=columns, allow_code=allow_code, rows=rows)
     return loaded.records[:count]
+
+
+def _generated(format: Format, count: int, split: str, seed: int) -> list[Record]:
+    name, options = (format, {}) if isinstance(format, str) else next(iter(format.items()))
+    part: Any = _SPLITS.get(split, split)
+    if name in ("auto", "pairs") and not options:
+        made = task.pairs(count, seed, part)
+        return [Pair(**row, source=f"quickstart row {i}") for i, row in enumerate(made, 1)]
+    if name == "ranked" and set(options) <= {"answers"}:
+        lists = task.rankings(count, seed, part, **options)
+        return [Ranking(**row, source=f"quickstart row {i}") for i, row in enumerate(lists, 1)]
+    raise DataError(f"data.format: the quickstart has pairs, ranked and {{ranked: {{answers: 4}}}}, got {format!r}")
 
 
 def read_demonstrations(source: str, **how: Any) -> list[Record]:

@@ -35,6 +35,9 @@ FORMATS: dict[str, Format] = {
     )
 }
 
+GATHERING = (ranked_rows,)
+"""Formats that make one record of rows wherever they stand."""
+
 COLUMNS = {
     "prompt": "the question or dialogue so far",
     "chosen": "the better answer",

@@ -1,0 +1,100 @@
+"""Whether a study's data is what its methods take, told from its first rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from raypo.data.records import Ranking, Record, as_answer
+from raypo.data.rewriting import as_kind
+from raypo.data.specs import Transform, parse_transforms
+from raypo.errors import DataError
+from raypo.methods import Method
+from raypo.search.sources import read_records
+from raypo.spaces import Space
+from raypo.study import Study
+
+ROWS = 256
+"""Rows that are looked at; the trainer looks at all of them before its first step."""
+ROW_BY_ROW = ("flip_labels", "lists_to_pairs", "factor_common_prefix", "filter")
+"""Transforms that may change what a row holds; the others choose among rows, and need all of them for it."""
+
+
+def misfits(study: Study, records: list[Record]) -> Iterator[str]:
+    """One line for every method that cannot be trained on records such as these, with what is missing."""
+    for label, entry in study.methods.items():
+        try:
+            converted = as_kind(records, entry.method.data)  # type: ignore[arg-type]
+        except DataError as error:
+            yield f"methods.{label}: {error}"
+            continue
+        yield from (f"methods.{label}: {problem}" for problem in _lacking(entry.method, converted))
+
+
+def remarks(study: Study, records: list[Record]) -> Iterator[str]:
+    """One line for every method that trains on records such as these, but as another method."""
+    for label, entry in study.methods.items():
+        if records and "unit" in entry.method.carries and all(map(_one_turn, records)):
+            yield f"methods.{label}: weighs the turns of an answer; every answer looked at is one turn, of weight 1"
+
+
+def first_records(study: Study) -> list[Record]:
+    """The data's first rows after the transforms that change what a row holds.
+
+    Raises:
+        DataError: the source cannot be read, or a transform does not apply to its rows.
+    """
+    data = study.data
+    records = read_records(
+        data.source,
+        split=data.split,
+        count=data.count,
+        format=data.format,
+        columns=data.columns,
+        allow_code=study.allow_code,
+        seed=data.seed,
+        rows=ROWS,
+    )
+    point = {
+        f"data.{name}": value.values[0]
+        for transform in data.transforms
+        for name, value in transform.items()
+        if isinstance(value, Space)
+    }
+    for transform in parse_transforms(study.data_transforms(point)):
+        if transform.name in ROW_BY_ROW and records:
+            records = _transformed(transform, records)
+    return records
+
+
+def _transformed(transform: Transform, records: list[Record]) -> list[Record]:
+    try:
+        return transform.apply(records)
+    except DataError:
+        if transform.name == "filter":
+            return []  # that none of the first rows passes says nothing of the others
+        raise
+
+
+def _lacking(method: Method, records: Sequence[Record]) -> Iterator[str]:
+    """What the method's data must carry and these rows do not."""
+    lists = [record for record in records if isinstance(record, Ranking)]
+    longest = max((len(record.completions) for record in lists), default=method.candidates)
+    if longest < method.candidates:
+        yield (
+            f"{method.name} needs {method.candidates} or more scored answers to a prompt, {lists[0].source} and the "
+            f"others looked at have at most {longest}; give ranked lists, or choose a method for pairs"
+        )
+    if "score" in method.carries:
+        bare = next((record for record in records if any(map(math.isnan, record.scores))), None)
+        if bare is not None:
+            yield (
+                f"{method.name} needs a score of every answer, {bare.source} has none; name its columns in "
+                "data.columns (chosen_score, rejected_score, or scores of a list), or choose a method without scores"
+            )
+
+
+def _one_turn(record: Record) -> bool:
+    """Whether each answer is a single turn of the assistant."""
+    turns = (as_answer(answer, record.prompt) for answer in record.completions)
+    return all(sum(message["role"] == "assistant" for message in answer) <= 1 for answer in turns)
