@@ -32,9 +32,9 @@ def read_results(search: SearchFolder, study: Study | None = None, ledger: Ledge
 
 
 def trial_result(row: Row, folder: Path, study: Study) -> TrialResult:
-    """One row of the ledger as a result; `hyperparameters` holds what was searched and what the file fixes."""
+    """One row of the ledger as a result; `hyperparameters` holds what was searched or fixed, but no defaults."""
     entry = study.methods.get(row.label)
-    fixed = {} if entry is None else {k: v for k, v in study.fixed(row.label).items() if k in {"lr", *entry.stated}}
+    fixed = {} if entry is None else {**entry.departures(), "lr": study.fixed(row.label).get("lr", 0.0)}
     history = tuple(_evaluations(row.evaluations))
     return TrialResult(
         name=row.name,

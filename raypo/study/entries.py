@@ -70,7 +70,7 @@ def _entry(label: str, body: Any, folder: Path | None, allow_code: bool, problem
                 )
             else:
                 hyperparameters[name] = spec.default  # type: ignore[assignment]
-    return Entry(label, method, hyperparameters, training, priors, reference, frozenset(values))
+    return Entry(label, method, hyperparameters, training, priors, reference)
 
 
 def _sort_in(

@@ -40,8 +40,13 @@ class Entry:
     priors: tuple[Mapping[str, Value], ...] = ()
     reference: str = ""
     """What `load_method` takes: the method's name, or the import path of one outside the package."""
-    stated: frozenset[str] = frozenset()
-    """The names that the file gives a value or an axis; the others have the method's default."""
+
+
+    def departures(self) -> dict[str, Value]:
+        """Fixed hyperparameters that are not the method's default."""
+        defaults = {name: spec.default for name, spec in self.method.hyperparameters.items()}
+        fixed = {name: v for name, v in self.hyperparameters.items() if not isinstance(v, Space)}
+        return {name: value for name, value in fixed.items() if value != defaults[name]}
 
 
 class Study(Section):
