@@ -16,7 +16,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from typer.main import get_command
 
-from raypo.cli import app
+from raypo.cli.app import app
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 LAUNCHED = ["aws", "gcp"]

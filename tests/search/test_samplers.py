@@ -234,7 +234,7 @@ def test_constraints_without_room_are_refused() -> None:
 def test_conditional_hyperparameters_come_and_go(name: str) -> None:
     space = {**SPACE, "margin": FloatDistribution(0, 2)}
     rules = parse_rules((), space, conditions={"margin": "aggregate == mean"})
-    trials = search(make_sampler(name, 0, space, rules=rules), 24 if name != "gp" else 9)
+    trials = search(make_sampler(name, 0, space, rules=rules, startup=6), 24 if name != "gp" else 9)
     assert {("margin" in params, params["aggregate"]) for params in trials} == {(True, "mean"), (False, "sum")}
 
 
