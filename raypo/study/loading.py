@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -140,7 +141,9 @@ def _line(item: Any) -> str:
         return f"{path}: missing, and it has no default"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if kind == "literal_error":
-        message = f"got {found!r}; allowed: {item['ctx']['expected']}{nearest(found, str(item['ctx']['expected']).split(chr(39))[1::2])}"
+        allowed = str(item["ctx"]["expected"])
+        quoted = re.findall("'([^']*)'", allowed)
+        message = f"got {found!r}; allowed: {allowed}{nearest(found, quoted)}"
         return f"{path}: {message}"
     if kind == "value_error":
         return f"{path}: {message}"
@@ -178,8 +181,8 @@ def _impossible(study: Study) -> list[str]:
         for size in sizes.values if isinstance(sizes, Space) else (sizes,):
             if int(size) < study.resources.workers:
                 problems.append(
-                    f"methods.{label}.batch_size: got {size}, fewer than the {study.resources.workers} workers of a slot;"
-                    " raise batch_size or lower resources.workers"
+                    f"methods.{label}.batch_size: got {size}, fewer than the {study.resources.workers} workers of a "
+                    "slot; raise batch_size or lower resources.workers"
                 )
     for group in (study.data, study.objective.prompts):
         if group.source is not None and ":" in group.source and "/" not in group.source and not study.allow_code:

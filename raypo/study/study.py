@@ -41,7 +41,6 @@ class Entry:
     reference: str = ""
     """What `load_method` takes: the method's name, or the import path of one outside the package."""
 
-
     def departures(self) -> dict[str, Value]:
         """Fixed hyperparameters that are not the method's default."""
         defaults = {name: spec.default for name, spec in self.method.hyperparameters.items()}
