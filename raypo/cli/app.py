@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-from raypo.cli import reading, running, steering, studies
+from raypo.cli import planning, reading, running, steering, studies
 from raypo.cli.common import app, err
 from raypo.errors import RaypoError
 
-__all__ = ["app", "main", "reading", "running", "steering", "studies"]
+__all__ = ["app", "main", "planning", "reading", "running", "steering", "studies"]
 
 
 def main() -> None:

@@ -1,0 +1,152 @@
+"""A plan: what a study will take, before anything runs.
+
+Steps and tokens are counted from the tokenised data. Hours come from an earlier search of the same model, data,
+training and objective where the storage has one, and from a short probe in this process otherwise; a probe takes each
+worker to be as fast as this machine. Pruned trials take less, so hours are an upper bound where there is a pruner.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raypo import yaml
+from raypo.artifacts import Store
+from raypo.data.batches import Plan as Batches
+from raypo.data.tokens import TokenSet
+from raypo.search.budget import Accounts, Budget
+from raypo.search.folders import read_json
+from raypo.search.forecast import Memory, Probe, memory_of, probe
+from raypo.search.materials import Materials
+from raypo.search.questions import Questions, questions_of
+from raypo.search.searches import SearchFolder, targets
+from raypo.search.trialing import optimisation_of
+from raypo.spaces import Space, Value
+from raypo.study import Study
+
+_SAME = ("model", "data", "training", "objective")
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """One method: trials (None where the budget decides), and what one of them takes.
+
+    `tokens` go through the policy; `device_s` is None where nothing is known. Where axes change a trial's length, the
+    first value of each counts.
+    """
+
+    label: str
+    trials: int | None
+    examples: int
+    steps: int
+    tokens: int
+    device_s: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study will take."""
+
+    name: str
+    methods: tuple[MethodPlan, ...]
+    runs: int | None
+    """Trainings: trials times seeds, and those of the confirmation; None where the budget decides."""
+    hours: float | None
+    device_hours: float | None
+    basis: str
+    memory: Memory
+    questions: Questions
+
+
+def plan(study: Study, say: Callable[[str], None], *, probing: bool = True) -> Plan:
+    """Work out a study's plan; the data it tokenises and the model it fetches are kept for the search."""
+    materials = Materials(study, Store(Path(study.storage).expanduser().resolve() / "artifacts"), say)
+    tokens = {label: _tokens(materials, study, label) for label in study.methods}
+    costs, basis = earlier(study) or (dict[str, float](), "no measurement")
+    if probing and not costs.keys() >= study.methods.keys():
+        found = probe(materials, tokens, say)
+        costs = {label: device_s(study, found, _per_trial(study, label, tokens[label])) for label in study.methods}
+        basis = "a probe of a few steps here"
+    methods = tuple(_method(study, label, tokens[label], costs.get(label)) for label in study.methods)
+    return assembled(study, methods, basis, memory_of(materials, tokens))
+
+
+def assembled(study: Study, methods: tuple[MethodPlan, ...], basis: str, memory: Memory) -> Plan:
+    """The totals over all methods, their seeds and the confirmation; a budget holds the trials and not the latter."""
+    budget, resources = Budget.of(study, 0.0), study.resources
+    seeds = 1 if study.search.repeats.promising_only else study.search.repeats.seeds
+    trials = None if any(m.trials is None for m in methods) else sum(m.trials or 0 for m in methods)
+    again = sum(min(m.trials or study.confirm.top, study.confirm.top) for m in methods) * study.confirm.seeds
+    spent: float | None = None
+    if all(m.device_s is not None for m in methods):
+        wanted = sum((math.inf if m.trials is None else m.trials * seeds) * (m.device_s or 0.0) for m in methods)
+        confirming = study.confirm.top * study.confirm.seeds * sum(m.device_s or 0.0 for m in methods)
+        spent = min(wanted, budget.whole_s if budget.limited else math.inf) + confirming
+    return Plan(
+        name=study.name,
+        methods=methods,
+        runs=None if trials is None else trials * seeds + again,
+        hours=None if spent is None else spent / resources.slots / resources.workers / 3600,
+        device_hours=None if spent is None else spent / 3600,
+        basis=basis,
+        memory=memory,
+        questions=questions_of(study, trials),
+    )
+
+
+def device_s(study: Study, found: Probe, tokens: int) -> float:
+    """Device-seconds of one trial: its training and its evaluations."""
+    answers = study.objective.prompts.count * len(study.objective.at)
+    return tokens * found.token_s + answers * found.answer_s
+
+
+def earlier(study: Study) -> tuple[dict[str, float], str] | None:
+    """Median device-seconds of the methods in the newest search that trained the same, with its name."""
+    storage = Path(study.storage).expanduser().resolve()
+    for settings in sorted(storage.glob("*/search.json"), key=lambda path: -path.stat().st_mtime):
+        name = str((read_json(settings) or {}).get("name", ""))
+        other = yaml.load_file(settings.with_name("study.yaml"))
+        if not _trains_the_same(study.written(), other):
+            continue
+        accounts = Accounts(SearchFolder(name, settings.parent).ledger.rows())
+        costs = {label: accounts.typical(label) for label in study.methods}
+        known = {label: cost for label, cost in costs.items() if cost is not None}
+        if known:
+            return known, f"what trials of {name} cost"
+    return None
+
+
+def _trains_the_same(one: Mapping[str, Any], other: Any) -> bool:
+    if not isinstance(other, Mapping) or one["resources"]["workers"] != other["resources"]["workers"]:
+        return False
+    return all(one[section] == other.get(section) for section in _SAME)
+
+
+def first_point(study: Study, label: str) -> dict[str, Value]:
+    """A point of a method's space, for what hardly depends on which."""
+    return {name: v.values[0] if isinstance(v, Space) else v for name, v in study.axes(label).items()}
+
+
+def _tokens(materials: Materials, study: Study, label: str) -> TokenSet:
+    kind: Any = study.methods[label].method.data
+    return materials.training_tokens(kind, first_point(study, label)).set
+
+
+def _method(study: Study, label: str, tokens: TokenSet, cost: float | None) -> MethodPlan:
+    steps = _steps(study, label, tokens)
+    return MethodPlan(label, targets(study)[label], len(tokens), steps, _per_trial(study, label, tokens), cost)
+
+
+def _steps(study: Study, label: str, tokens: TokenSet) -> int:
+    wanted = optimisation_of(first_point(study, label))
+    batches = Batches.of(tokens, wanted.batch_size, 0)
+    return wanted.steps or max(1, math.ceil(round((wanted.epochs or 0) * batches.steps_per_epoch, 9)))
+
+
+def _per_trial(study: Study, label: str, tokens: TokenSet) -> int:
+    batches = Batches.of(tokens, optimisation_of(first_point(study, label)).batch_size, 0)
+    epochs = _steps(study, label, tokens) / batches.steps_per_epoch
+    return round(epochs * int(tokens.example_lengths().sum()))

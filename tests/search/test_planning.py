@@ -1,0 +1,110 @@
+"""A plan counts what it can count and says where its hours come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from played import Played
+
+from raypo.search import searches
+from raypo.search.forecast import GIB, Memory, model_states
+from raypo.search.planning import MethodPlan, assembled, earlier, plan
+from raypo.search.questions import questions_of
+from raypo.study import Study, build
+
+CONTENT: dict[str, Any] = {
+    "name": "planned",
+    "model": {"path": "quickstart"},
+    "data": {"source": "quickstart", "count": 100, "max_length": 64},
+    "training": {"lr": 1e-4, "batch_size": 8, "epochs": 2},
+    "methods": {"dpo": {"beta": {"log_uniform": [0.01, 1.0]}}, "orpo": {"beta": 0.1, "epochs": 1}},
+    "objective": {
+        "judge": {"kind": "rule", "function": "quickstart"},
+        "prompts": {"count": 16},
+        "sampling": {"max_new_tokens": 8},
+    },
+    "search": {"trials": 3, "sampler": "random"},
+    "resources": {"slots": 2, "workers": 2},
+    "tracking": {"wandb": "disabled"},
+}
+NOTHING = Memory(0, 0.0, 0.0, 0.0, 0.0)
+
+
+def study_with(storage: Path, **sections: Any) -> Study:
+    merged = {k: {**v, **sections.get(k, {})} if isinstance(v, dict) else v for k, v in CONTENT.items()}
+    return build({**merged, "storage": str(storage)}, "planned")
+
+
+def test_a_small_study_is_counted_and_probed(tmp_path: Path) -> None:
+    said: list[str] = []
+    made = plan(study_with(tmp_path, resources={"zero_stage": 0}), said.append)
+    dpo, orpo = made.methods
+    assert (dpo.trials, dpo.examples) == (3, orpo.examples)
+    assert dpo.steps == 2 * -(-dpo.examples // 8)
+    assert dpo.tokens == 2 * orpo.tokens, "two epochs against one"
+    assert dpo.device_s is not None
+    assert orpo.device_s is not None
+    assert dpo.device_s > orpo.device_s > 0
+    assert made.device_hours == pytest.approx(3 * (dpo.device_s + orpo.device_s) / 3600)
+    assert made.hours == pytest.approx(made.device_hours / 4)
+    assert made.basis == "a probe of a few steps here"
+    assert made.questions.calls == 2 * 3 * 3 * 16 + 16, "at three points, and the opponent's answers once"
+    assert made.memory.device == pytest.approx(16 * made.memory.parameters / GIB)
+
+
+def test_without_a_probe_hours_are_unknown(tmp_path: Path) -> None:
+    made = plan(study_with(tmp_path), lambda _: None, probing=False)
+    assert (made.hours, made.basis) == (None, "no measurement")
+    assert made.runs == 6
+
+
+def test_an_earlier_search_tells_what_trials_cost(tmp_path: Path) -> None:
+    study = study_with(tmp_path)
+    assert earlier(study) is None
+    search = searches.create(study, "before")
+    Played(search, cost=lambda job: 30.0 if job.label == "dpo" else 10.0).run()
+    assert earlier(study) == ({"dpo": 90.0, "orpo": 30.0}, "what trials of before cost")
+    assert earlier(study_with(tmp_path, search={"trials": 9})) is not None, "how many makes no difference to one"
+    assert earlier(study_with(tmp_path, training={"epochs": 3})) is None
+    made = plan(study, lambda _: None)
+    assert made.device_hours == pytest.approx(3 * 120 / 3600)
+
+
+def test_a_budget_bounds_hours_and_seeds_and_confirmation_count(tmp_path: Path) -> None:
+    methods = (MethodPlan("dpo", 10, 1, 1, 1, 100.0), MethodPlan("orpo", 10, 1, 1, 1, 50.0))
+    study = study_with(tmp_path, search={"repeats": {"seeds": 2}}, confirm={"top": 0})
+    made = assembled(study, methods, "", NOTHING)
+    assert (made.runs, made.device_hours) == (40, pytest.approx(20 * 150 / 3600))
+    unbounded = tuple(MethodPlan(m.label, None, 1, 1, 1, m.device_s) for m in methods)
+    made = assembled(study_with(tmp_path, search={"trials": None, "budget": {"wall_hours": 2}}), unbounded, "", NOTHING)
+    assert (made.runs, made.hours, made.device_hours, made.questions.calls) == (None, 2.0, 8.0, None)
+
+
+def test_questions_and_their_price(tmp_path: Path) -> None:
+    judge = {"kind": "llm", "model": "some-model", "template": "hh", "price_per_million_tokens": [2.0, 8.0]}
+    content = {**CONTENT, "objective": {**CONTENT["objective"], "judge": judge}, "storage": str(tmp_path)}
+    asked = questions_of(build(content, "planned"), 10)
+    assert asked.calls_per_trial == 16 * 3 * 2, "both orders"
+    assert asked.calls == 960
+    assert asked.cost is not None
+    assert 0 < asked.cost < 960 * (1000 * 2 + 512 * 8) / 1e6
+    assert questions_of(build(content, "planned"), None).cost is None
+
+
+@pytest.mark.parametrize(
+    ("resources", "share"),
+    [
+        ({"zero_stage": 0}, 16.0),
+        ({"zero_stage": 1}, 2 + 18 / 2 + 1),
+        ({"zero_stage": 2}, 2 + 18 / 2),
+        ({"zero_stage": 3}, 18 / 2),
+        ({"zero_stage": 2, "offload": True}, 2.0),
+    ],
+)
+def test_states_shrink_with_the_stage(tmp_path: Path, resources: dict[str, Any], share: float) -> None:
+    study = study_with(tmp_path, resources=resources)
+    device, host = model_states(study, total=10**9, largest=0, trainable=10**9)
+    assert device == pytest.approx(share * 1e9)
+    assert (host > 0) == bool(resources.get("offload"))
