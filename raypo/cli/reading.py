@@ -26,11 +26,22 @@ from raypo.errors import StudyError
 def compare(
     names: Annotated[list[str], typer.Argument(help="names of searches")],
     storage: Storage = DEFAULT_STORAGE,
+    against: Annotated[
+        str | None, typer.Option("--against", help="papers, or a file of published figures, to print beside ours")
+    ] = None,
     format_: Annotated[str, typer.Option("--format", help="table, markdown, csv, json or latex")] = "table",
     json_: Json = False,
 ) -> None:
     """Show the best configuration of each method."""
-    print_comparison([results_of(storage, name) for name in names], "json" if json_ else format_)
+    results, style = [results_of(storage, name) for name in names], "json" if json_ else format_
+    if against is None:
+        print_comparison(results, style)
+        return
+    from raypo.tracking.published import beside, find, read_published, render
+    from raypo.tracking.tables import to_rich
+
+    found = beside(results, read_published(find(against)))
+    draw(to_rich(found)) if style == "table" else print(render(found, style))
 
 
 @app.command()
