@@ -17,7 +17,7 @@ from raypo.search.budget import Accounts, Budget, Flight, Position
 from raypo.search.drawing import Drawing
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Ledger, Row
-from raypo.search.pruners import make_pruner
+from raypo.search.pruning import pruner_for
 from raypo.search.tune import FINISHED
 from raypo.study import Study
 
@@ -47,7 +47,6 @@ class LedgerConductor:
         self.study, self.ledger, self.targets, self.folder = study, ledger, dict(targets), folder
         self._pool, self._namespace, self.concurrent = pool, namespace, concurrent
         self._drawing = Drawing(study, ledger, concurrent)
-        self._pruner = make_pruner(study.search.pruner, study.objective.at)
         rows = ledger.rows()
         self.unfinished = [row for row in rows if row.state == "running"]
         self.running: dict[str, Row] = {}
@@ -113,7 +112,7 @@ class LedgerConductor:
                 self._end(row, "finished")
                 return False
             if self._pruned(row):
-                self._end(row, "pruned", f"{self.study.search.pruner} at {outcome.fraction:.0%}")
+                self._end(row, "pruned", f"{self.study.search.pruner or 'median'} at {outcome.fraction:.0%}")
                 return False
             return True
 
@@ -169,7 +168,8 @@ class LedgerConductor:
         values = [e.get("objective", math.nan) for e in row.evaluations]
         if not values or math.isnan(values[-1]) or "replaces" in row.attributes:
             return False
-        return bool(self._pruner.prune(self.ledger.study(row.label), self.ledger.frozen(row)))
+        pruner = pruner_for(self.study, row.label, self.folder, self.concurrent)
+        return bool(pruner.prune(self.ledger.study(row.label), self.ledger.frozen(row)))
 
     # Seeds ----------------------------------------------------------------------------------------------------------
 

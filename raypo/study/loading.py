@@ -141,9 +141,9 @@ def _line(item: Any) -> str:
         return f"{path}: missing, and it has no default"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if kind == "literal_error":
-        allowed = str(item["ctx"]["expected"])
-        quoted = re.findall("'([^']*)'", allowed)
-        message = f"got {found!r}; allowed: {allowed}{nearest(found, quoted)}"
+        expected = str(item["ctx"]["expected"])
+        quoted = re.findall("'([^']*)'", expected)
+        message = f"got {found!r}; allowed: {expected}{nearest(found, quoted)}"
         return f"{path}: {message}"
     if kind == "value_error":
         return f"{path}: {message}"

@@ -257,7 +257,7 @@ class Search(Section):
     repeats: Repeats = Repeats()
     priors: bool = False
     sampler: Literal["tpe", "gp", "cmaes", "random", "grid"] = "tpe"
-    pruner: Literal["none", "successive_halving", "hyperband", "median", "wilcoxon"] = "none"
+    pruner: Literal["none", "successive_halving", "hyperband", "median", "wilcoxon"] | None = None
     seed: int = 0
     constraints: tuple[str, ...] = ()
 

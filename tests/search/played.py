@@ -25,7 +25,7 @@ STUDY: dict[str, Any] = {
         "ipo": {"tau": {"log_uniform": [0.01, 1.0]}, "aggregate": "sum"},
     },
     "objective": {"judge": {"kind": "rule", "function": "quickstart"}, "at": [0.5, 1.0]},
-    "search": {"trials": 2, "sampler": "random"},
+    "search": {"trials": 2, "sampler": "random", "pruner": "none"},
     "tracking": {"wandb": "disabled"},
 }
 

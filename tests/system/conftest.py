@@ -25,7 +25,7 @@ STUB = {
         "simpo": {"beta": {"log_uniform": [0.01, 1.0]}, "gamma_beta_ratio": 0.5},
     },
     "objective": {"judge": {"kind": "rule", "function": "quickstart"}, "at": [1 / 3, 2 / 3, 1.0]},
-    "search": {"trials": 2, "sampler": "random"},
+    "search": {"trials": 2, "sampler": "random", "pruner": "none"},
     "resources": {"slots": 1, "workers": 2},
     "tracking": {"wandb": "disabled"},
 }

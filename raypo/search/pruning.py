@@ -1,0 +1,32 @@
+"""The pruner of each method, with the verdicts it may look at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from optuna.pruners import BasePruner
+
+from raypo.evaluation.completions import read
+from raypo.search.folders import trial_folder
+from raypo.search.pruners import make_pruner
+from raypo.search.rows import trial_name
+from raypo.study import Study
+
+
+def pruner_for(study: Study, label: str, folder: Path, lag: int) -> BasePruner:
+    """The study's pruner for one method; without a choice, median where the schedule has a point to decide at."""
+    at = study.objective.at
+    name = study.search.pruner or ("median" if any(1 / 3 - 1e-3 <= fraction < 1 for fraction in at) else "none")
+    return make_pruner(name, at, scores=partial(verdicts, study, label, folder), lag=lag)
+
+
+def verdicts(study: Study, label: str, folder: Path, number: int, index: int) -> Mapping[str, float]:
+    """Scores by prompt of one trial's evaluation, from its answers on disk; empty while there are none."""
+    path = trial_folder(folder, trial_name(label, number)) / "completions.parquet"
+    if not path.exists():
+        return {}
+    at = study.objective.at[index]
+    return {row.prompt: row.score for row in read(path) if math.isclose(row.fraction, at, abs_tol=1e-6)}
