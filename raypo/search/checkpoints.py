@@ -54,6 +54,10 @@ def write(folder: Path, step: int, save: Callable[[Path], None]) -> Path:
         save(part)
     except OSError as error:
         problem = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
+    except RuntimeError as error:
+        if "write failed" not in str(error) and "unexpected pos" not in str(error):
+            raise
+        problem = "the disk is full"  # torch reports what its writer saw, without an errno
     problems = [p for p in gather(problem) if p]
     if problems:
         if rank() == 0:
@@ -70,7 +74,7 @@ def _commit(part: Path, path: Path) -> None:
     os.replace(part, path)
     (path / MARKER).touch()
     for other in path.parent.glob("step-*"):
-        if step_of(other) < step_of(path):
+        if other != path:
             shutil.rmtree(other, ignore_errors=True)
 
 
