@@ -14,7 +14,7 @@ from raypo.search.cluster import NAMESPACE, Cluster, check_resources, joined, sl
 from raypo.search.commands import Commands
 from raypo.search.conductor import LedgerConductor
 from raypo.search.confirming import candidates, confirm
-from raypo.search.exporting import KEPT, drop_losers
+from raypo.search.exporting import KEPT, Models
 from raypo.search.jobs import Job
 from raypo.search.journal import mend
 from raypo.search.lease import lease
@@ -75,8 +75,7 @@ def run(
             _prepare(cluster, watcher)
             conductor = _conductor(search, study, ledger, cluster)
             conductor.listen(watcher.event)
-            keep = max(KEPT, study.confirm.top)
-            conductor.listen(lambda kind, row: drop_losers(ledger, search.path, row, keep) if kind == "ended" else None)
+            conductor.listen(Models(search.path, max(KEPT, study.confirm.top), ledger.rows()).heard)
             steering = Steering(conductor, cluster, search.revise, watcher.stage)
             steering.begin()
             watcher.running(cluster, conductor)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from raypo.errors import StorageError
 from raypo.search.folders import trial_folder
-from raypo.search.ledger import Ledger, Row
+from raypo.search.rows import Row
 
 KEPT = 3
 """Models kept for each method beside those that the confirmation wants."""
@@ -28,9 +30,21 @@ def copy_model(search: Path, trial: str, to: Path) -> Path:
     return to
 
 
-def drop_losers(ledger: Ledger, search: Path, row: Row, keep: int) -> None:
-    """Remove the models of a method's finished trials that are not among its best `keep`."""
-    finished = [r for r in ledger.rows(row.label) if r.state == "finished" and r.evaluations]
-    finished.sort(key=lambda r: -float(r.evaluations[-1]["objective"]))
-    for loser in finished[keep:]:
-        shutil.rmtree(trial_folder(search, loser.name) / "model", ignore_errors=True)
+class Models:
+    """The models of a search: those of each method's best `keep` finished trials stay, the others are removed."""
+
+    def __init__(self, search: Path, keep: int, rows: Iterable[Row]) -> None:
+        self._search, self._keep = search, keep
+        self._best: dict[str, list[tuple[float, int, str]]] = {}
+        for row in rows:
+            self.heard("ended", row)
+
+    def heard(self, kind: str, row: Row) -> None:
+        """Take an event of the search into account."""
+        if kind != "ended" or row.state != "finished" or not row.evaluations:
+            return
+        best = self._best.setdefault(row.label, [])
+        bisect.insort(best, (-float(row.evaluations[-1]["objective"]), row.number, row.name))
+        for _, _, loser in best[self._keep :]:
+            shutil.rmtree(trial_folder(self._search, loser) / "model", ignore_errors=True)
+        del best[self._keep :]

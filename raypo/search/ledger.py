@@ -66,8 +66,7 @@ class Ledger:
         """Draw the next trial of a method (an enqueued one first) and record it as running."""
         study = self.study(label)
         study.sampler = sampler
-        trial = sampler.ask(study)
-        trial.set_user_attr("seed", seed)
+        trial = sampler.ask(study, {"seed": seed})
         return self._row(label, self.storage.get_trial(trial._trial_id))
 
     def enqueue(self, label: str, params: Mapping[str, Any], source: str) -> Row:
@@ -181,10 +180,10 @@ class Ledger:
         """All trials, in the order they were drawn, method by method."""
         labels = [label] if label is not None else self.labels()
         return [
-            self._row(name, trial)
+            row_of(name, trial, notes)
             for name in labels
             for trials in [self.study(name).get_trials(deepcopy=False)]
-            for replaced in [replaced_by(trials)]
+            for replaced, notes in [(replaced_by(trials), self._notes(name))]
             for trial in trials
             if trial.number not in replaced
         ]

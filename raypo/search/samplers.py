@@ -11,9 +11,10 @@ import difflib
 import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -77,15 +78,30 @@ class RepeatableSampler(BaseSampler):
     def __init__(self, name: str, seed: int, space: Space, *, rules: Rules, lag: int, startup: int) -> None:
         self.name, self.seed, self.space, self.rules, self.lag, self.startup = name, seed, space, rules, lag, startup
 
-    def ask(self, study: optuna.Study) -> optuna.Trial:
-        """Open the study's next trial, enqueued or new, with a value for every active hyperparameter."""
-        trial = study.ask()
-        given = _given(study.get_trials(deepcopy=False)[trial.number])
-        values = self.rules.active({**trial.relative_params, **given})
-        for name, axis in self.space.items():
-            if name in values:
-                _record(trial, name, axis)
-        return trial
+    def ask(self, study: optuna.Study, attributes: Mapping[str, Any] | None = None) -> optuna.Trial:
+        """Open the study's next trial, enqueued or new, with a value for every active hyperparameter.
+
+        A new trial appears whole, its `attributes` with it, and an enqueued one is opened last of all, so that a crash
+        leaves none that is half drawn.
+        """
+        trials, storage = study.get_trials(deepcopy=False), study._storage
+        waiting = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
+        given = {} if waiting is None else _given(waiting)
+        number = len(trials) if waiting is None else waiting.number
+        values = self.rules.active({**self._drawn(number, trials, study, given), **given})
+        params = {name: values[name] for name in self.space if name in values}
+        axes = {name: self.space[name] for name in params}
+        if waiting is None:
+            opened = optuna.trial.create_trial(
+                state=TrialState.RUNNING, params=params, distributions=axes, user_attrs=dict(attributes or {})
+            )
+            return optuna.Trial(study, storage.create_new_trial(study._study_id, opened))
+        for name, axis in axes.items():
+            storage.set_trial_param(waiting._trial_id, name, axis.to_internal_repr(params[name]), axis)
+        for name, value in (attributes or {}).items():
+            storage.set_trial_user_attr(waiting._trial_id, name, value)
+        storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
+        return optuna.Trial(study, waiting._trial_id)
 
     def waits_for(self, number: int, trials: Iterable[FrozenTrial]) -> list[int]:
         """Numbers of the unfinished trials whose results trial `number` has to see to be drawn as in any other run.
@@ -127,12 +143,15 @@ class RepeatableSampler(BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],  # noqa: ARG002
     ) -> dict[str, Value]:
-        given = _given(trial)
+        return self._drawn(trial.number, study.get_trials(deepcopy=False), study, _given(trial))
+
+    def _drawn(
+        self, number: int, trials: Sequence[FrozenTrial], study: optuna.Study, given: Mapping[str, Value]
+    ) -> dict[str, Value]:
         if self.space.keys() <= given.keys():
             return {}
-        trials = study.get_trials(deepcopy=False)
         # The method's label alone, so that two searches of one study draw alike whatever they are called.
-        return self.suggest(trial.number, trials, label_of(study), study.directions, given)
+        return self.suggest(number, trials, label_of(study), study.directions, given)
 
     def sample_independent(
         self,
@@ -191,6 +210,8 @@ class RepeatableSampler(BaseSampler):
 
     def _shown(self, earlier: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
         """The earlier trials as trial `number` may see them: with their values, or as mere places."""
+        if self.name == "random":
+            return []
         shown = []
         replaced = replaced_by(earlier)
         for trial in earlier:
@@ -209,13 +230,3 @@ class RepeatableSampler(BaseSampler):
 def _given(trial: FrozenTrial) -> dict[str, Value]:
     """The hyperparameters an enqueued trial came with."""
     return dict(trial.system_attrs.get("fixed_params", {}))
-
-
-def _record(trial: optuna.Trial, name: str, axis: BaseDistribution) -> None:
-    match axis:
-        case CategoricalDistribution(choices=choices):
-            trial.suggest_categorical(name, choices)
-        case IntDistribution(low=low, high=high, step=step, log=log):
-            trial.suggest_int(name, low, high, step=step, log=log)
-        case FloatDistribution(low=low, high=high, step=step, log=log):
-            trial.suggest_float(name, low, high, step=step, log=log)

@@ -38,6 +38,22 @@ def test_a_trial_is_drawn_recorded_and_finished(ledger: Ledger) -> None:
     assert ledger.study("dpo").best_value == 0.7
 
 
+@pytest.mark.parametrize("enqueued", [False, True])
+def test_no_crash_leaves_a_trial_half_drawn(tmp_path: Path, enqueued: bool) -> None:
+    """The journal cut after any of its lines: whoever runs has all its values and its seed."""
+    journal = tmp_path / "ledger.journal"
+    ledger = Ledger(journal, "s")
+    if enqueued:
+        ledger.enqueue("dpo", {"beta": 0.5}, "test")
+    whole = draw(ledger)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for count in range(1, len(lines) + 1):
+        journal.write_bytes(b"".join(lines[:count]))
+        again = Ledger(journal, "s")
+        assert all((row.params, row.seed) == (whole.params, 7) for row in again.rows("dpo") if row.state == "running")
+        assert draw(again).params.keys() == whole.params.keys()
+
+
 def test_an_evaluation_is_written_once(ledger: Ledger) -> None:
     row = ledger.record(draw(ledger), 0, evaluated("dpo-0000", 0.5, 0.6))
     again = ledger.record(row, 0, evaluated(row.name, 0.5, 0.9))

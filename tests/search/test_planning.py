@@ -25,7 +25,7 @@ CONTENT: dict[str, Any] = {
         "prompts": {"count": 16},
         "sampling": {"max_new_tokens": 8},
     },
-    "search": {"trials": 3, "sampler": "random"},
+    "search": {"trials": 3, "sampler": "random", "pruner": "none"},
     "resources": {"slots": 2, "workers": 2},
     "tracking": {"wandb": "disabled"},
 }
