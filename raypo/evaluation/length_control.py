@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from raypo.evaluation.win_rate import Array, Estimate, checked_scores, interval_from_resamples, resampled
+from raypo.evaluation.win_rate import Array, Estimate, checked_scores, interval_from_resamples, resampled, wilson
 
 RIDGE = np.array([0.001, 0.02, 0.02])
 """Of quality, length and difficulty; least on the quality, which it only keeps finite where all is won."""
@@ -80,7 +80,11 @@ def length_controlled(
     whole = _fit(values, differences, hardness, np.ones((1, len(values))), anchors, np.zeros(3))
     start = whole.coefficients[0]
     redrawn = _fit(values, differences, hardness, resampled(len(values), resamples, seed), anchors, start)
-    low, high = interval_from_resamples(float(whole.rates[0]), float(whole.errors[0]), redrawn.rates, redrawn.errors)
+    if whole.errors[0] > 0:
+        rate, error = float(whole.rates[0]), float(whole.errors[0])
+        low, high = interval_from_resamples(rate, error, redrawn.rates, redrawn.errors)
+    else:
+        low, high = wilson(values)  # all prompts tie, as where a model answers like its opponent: nothing to resample
     found = Estimate(
         win_rate=float(whole.rates[0]),
         ci_low=low,

@@ -31,6 +31,12 @@ def test_a_judge_that_only_counts_words_is_seen_through() -> None:
     assert found.length_effect < -0.5
 
 
+def test_answers_equal_to_the_opponents_tie_with_an_interval() -> None:
+    found = length_controlled([0.5] * 24, [5] * 24, [5] * 24, judge="j", opponent="o").estimate
+    assert found.win_rate == 0.5
+    assert 0.4 < found.ci_low < 0.5 < found.ci_high < 0.6
+
+
 def test_a_configuration_that_always_wins_has_a_finite_length_controlled_rate() -> None:
     found = length_controlled([1.0] * 64, np.arange(64), [30] * 64, judge="j", opponent="o").estimate
     assert 0.99 < found.win_rate < 1
