@@ -138,7 +138,7 @@ def _ours(result: SearchResults, theirs: Published) -> tuple[str, str, str, str]
     nothing = ("–", "–", "–", "–")
     if theirs.ours is None:
         return nothing
-    there = [trial for trial in result.trials if trial.method == theirs.method and _is_at(trial, theirs.at)]
+    there = [trial for trial in result.trials if trial.method == theirs.method and _is_at(result, trial, theirs.at)]
     measured = [
         (_measured(evaluation, theirs.ours), evaluation, trial) for trial, evaluation in _ends(there, theirs.at)
     ]
@@ -168,8 +168,15 @@ def _measured(evaluation: Evaluation, ours: str) -> tuple[float, float, float]:
     return value, low, high
 
 
-def _is_at(trial: TrialResult, at: Mapping[str, Value]) -> bool:
-    return all(_same(trial.hyperparameters.get(name), value) for name, value in at.items() if name != SCHEDULE)
+def _is_at(result: SearchResults, trial: TrialResult, at: Mapping[str, Value]) -> bool:
+    known = {**_fixed(result, trial.method), **trial.hyperparameters}
+    return all(_same(known.get(name), value) for name, value in at.items() if name != SCHEDULE)
+
+
+def _fixed(result: SearchResults, method: str) -> dict[str, Any]:
+    """What the study gives all trials of a method, defaults too."""
+    transforms = {f"data.{name}": v for t in result.study["data"].get("transforms", ()) for name, v in t.items()}
+    return {**transforms, **result.study["methods"][method]}
 
 
 def _same(found: Value | None, wanted: Value) -> bool:
