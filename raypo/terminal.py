@@ -60,9 +60,8 @@ class Terminal:
     def event(self, kind: str, row: Row) -> None:
         self._rows[row.name] = row
         if kind == "ended" and not self._console.is_terminal:
-            self.say(
-                f"{row.name}: {row.state}{_figures(row)}  {_settings(row)}{f'  ({escape(row.reason)})' if row.reason else ''}"
-            )
+            why = f"  ({escape(row.reason)})" if row.reason else ""
+            self.say(f"{row.name}: {row.state}{_figures(row)}  {_settings(row)}{why}")
 
     def ended(self, search: str, folder: Path) -> None:  # noqa: ARG002
         self.close()

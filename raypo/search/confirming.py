@@ -37,9 +37,7 @@ def candidates(study: Study, ledger: Ledger, job_of: Callable[[Row], Job]) -> li
     return [Again(row, tuple(_job(study, job_of(row), k) for k in range(study.confirm.seeds))) for row in chosen]
 
 
-def confirm(
-    ledger: Ledger, folder: Path, pool: Any, work: Sequence[Again], say: Callable[[str], None]
-) -> None:
+def confirm(ledger: Ledger, folder: Path, pool: Any, work: Sequence[Again], say: Callable[[str], None]) -> None:
     """Run all jobs on the slots and write each configuration's confirmation into the ledger.
 
     A seed that fails or diverges counts: it is named in the confirmation, and the others make the figure.

@@ -61,7 +61,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint_and_says_so(tmp_path: Path, ho
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
-    def save(folder: Path) -> None:
+    def save(_: Path) -> None:
         raise OSError(errno.EACCES, "Permission denied")
 
     with pytest.raises(StorageError, match="Permission denied"):
