@@ -26,12 +26,13 @@ CHECKPOINT_EVERY = 2
 
 
 class StubBench:
-    """Its objective is best at beta = 0.1 and has no noise; `fault` in a trial's folder makes it misbehave."""
+    """Its objective is best at beta = 0.1 and has no noise; `faults/<trial>` makes it misbehave, `step_s` slow."""
 
     def __init__(self, study: dict[str, Any], search: str, folder: str, allow_code: bool) -> None:
         self.study = build(study, search, allow_code=allow_code)
         self.folder = Path(folder)
-        self.step_s = float(os.environ.get("STUB_STEP_S", "0.02"))
+        slow = self.folder / "step_s"
+        self.step_s = float(slow.read_text() if slow.exists() else os.environ.get("STUB_STEP_S", "0.02"))
 
     def run(self, job: Job, pulse: Any) -> Outcome:
         if job.kind == "prepare":
@@ -41,7 +42,7 @@ class StubBench:
         if done is not None:
             return Outcome(**done)
         outcome = self._train(job, pulse)
-        if rank() == 0:
+        if rank() == 0 and outcome.state != "stopped":
             write_json(record, vars(outcome))
         return outcome
 
@@ -50,12 +51,18 @@ class StubBench:
         target = math.ceil(job.until * STEPS - 1e-9)
         saved = checkpoints.newest(folder / "checkpoints", target)
         step = checkpoints.step_of(saved) if saved else 0
+        began = time.monotonic()
         while step < target:
             self._step(job, folder, step)
             step += 1
             pulse(step / STEPS, "training")
-            if step % CHECKPOINT_EVERY == 0 or step == target:
+            cancelled = broadcast(pulse.cancelled)
+            if cancelled or step % CHECKPOINT_EVERY == 0 or step == target:
                 saved = checkpoints.write(folder / "checkpoints", step, lambda path: (path / f"{rank()}").touch())
+            if cancelled:
+                return Outcome(
+                    job.trial, "stopped", step / STEPS, step, cost_s=self._cost(began), checkpoint=str(saved)
+                )
         value = objective(job.point)
         figures = {
             "objective": value,
@@ -67,7 +74,11 @@ class StubBench:
             "length": 1.0,
         }
         state = "finished" if job.until >= 1 else "running"
-        return Outcome(job.trial, state, job.until, step, figures, 0.01, str(saved))
+        return Outcome(job.trial, state, job.until, step, figures, self._cost(began), str(saved))
+
+    def _cost(self, began: float) -> float:
+        """Device-seconds that are the same in every run, unless a budget is at stake."""
+        return 0.01 if self.study.search.budget is None else 2 * (time.monotonic() - began)
 
     def _step(self, job: Job, folder: Path, step: int) -> None:
         time.sleep(self.step_s)

@@ -124,6 +124,10 @@ class Position:
             return sorted(self.counts, key=self._share)
         return sorted(self.counts, key=lambda label: self.counts[label])
 
+    def lead(self, label: str) -> int:
+        """Trials that a method is ahead of the one furthest behind; hours are shared out by `may_start` alone."""
+        return self.counts[label] - min(self.counts.values()) if self.budget.fair == "trials" else 0
+
     def may_start(self, label: str) -> bool:
         """Whether another trial of a method can finish, as far as is known."""
         budget = self.budget
@@ -140,9 +144,10 @@ class Position:
             others = self.accounts.spent() - sum(self.accounts.spent(other) for other in self.counts)
             quota = (budget.whole_s - others) / len(self.counts)
             return self._share(label) + cost <= quota and cost <= self._left()
-        # Equal trials: a round begins only when every method can have its trial of it.
-        behind = [other for other, count in self.counts.items() if count <= self.counts[label]]
-        return sum(self.accounts.typical(other) or 0.0 for other in behind) <= self._left()
+        # Equal trials: a round begins only when every method can have its trial of it, and of those before it.
+        missing = {other: self.counts[label] + 1 - count for other, count in self.counts.items()}
+        needed = sum((self.accounts.typical(other) or 0.0) * n for other, n in missing.items() if n > 0)
+        return needed <= self._left()
 
     def _left(self) -> float:
         """Device-seconds that no running trial will need."""

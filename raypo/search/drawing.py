@@ -35,8 +35,8 @@ class Drawing:
     def draw(self, position: Position) -> Row | None:
         """The next trial, or None where none may begin or the sampler has to wait for results."""
         for label in self._asked_for(position.order()):
-            if not position.may_start(label):
-                continue
+            if position.lead(label) > self._concurrent or not position.may_start(label):
+                continue  # one that has to wait for results must not be left far behind
             trials = self._ledger.study(label).get_trials(deepcopy=False)
             waiting = (trial.number for trial in trials if trial.state == TrialState.WAITING)
             number = next(waiting, len(trials))

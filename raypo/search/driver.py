@@ -77,8 +77,8 @@ def run(
             conductor.listen(watcher.event)
             conductor.listen(Models(search.path, max(KEPT, study.confirm.top), ledger.rows()).heard)
             steering = Steering(conductor, cluster, search.revise, watcher.stage)
-            steering.begin()
             watcher.running(cluster, conductor)
+            steering.begin()
             with steering.following(search.path / LIVE):
                 tune.run(conductor, conductor.concurrent, str(search.path / "ray"))
             cluster.check()

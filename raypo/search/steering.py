@@ -37,7 +37,10 @@ class Slots(Protocol):
 
 
 class Steering:
-    """Carries commands out on a conductor. `revise` keeps a study that a method was added to."""
+    """Carries commands out on a conductor, which it first brings to where earlier ones left the search.
+
+    `revise` keeps a study that a method was added to.
+    """
 
     def __init__(
         self,
@@ -53,10 +56,10 @@ class Steering:
         self._earlier_s = self._commands.wall_s()
         self._stop = threading.Event()
         self._error: BaseException | None = None
+        self._stand()
 
     def begin(self) -> None:
-        """Bring the conductor to where earlier commands left the search, and carry out the open ones."""
-        self._stand()
+        """Enqueue published points, and carry out what was asked while nobody ran the search."""
         if self._conductor.study.search.priors:
             for label in self._conductor.study.methods:
                 self._enqueue_priors(label)

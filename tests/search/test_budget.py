@@ -46,6 +46,10 @@ def test_equal_device_hours_give_the_cheaper_method_more_trials(tmp_path: Path) 
     counts = Counter(row.label for row in played.rows.values())
     assert counts == {"dpo": 10, "ipo": 20}
     assert spent(played, "dpo") == spent(played, "ipo") == 720
+    so_far = {"dpo": 0.0, "ipo": 0.0}
+    for job in played.jobs:
+        so_far[job.label] += cost(job)
+        assert abs(so_far["dpo"] - so_far["ipo"]) <= 72, "and they advance evenly"
 
 
 def test_a_trial_out_of_line_is_stopped_at_the_limit(tmp_path: Path) -> None:

@@ -190,3 +190,20 @@ def test_published_points_are_tried_first_once(tmp_path: Path) -> None:
     assert [row.params["beta"] for row in played.rows.values() if row.label == "dpo"][:2] == [0.05, 0.5]
     assert Counter(row.label for row in played.rows.values()) == {"dpo": 3, "ipo": 3}
     assert [job.label for job in played.jobs[:8:2]] == ["dpo", "ipo", "dpo", "ipo"], "methods advance evenly"
+
+
+def test_a_trial_that_hangs_does_not_let_the_other_method_run_away(tmp_path: Path) -> None:
+    search = new(tmp_path, trials=20)
+    conductor = Played(search).conductor
+    assert conductor.next("hangs")["jobs"][0]["trial"] == "dpo-0000"
+    number = 0
+    while isinstance(config := conductor.next(f"t{number}"), dict):
+        for rung, job in enumerate(config["jobs"]):
+            figures = {"objective": 0.5, "win_rate": 0.5}
+            state = "finished" if rung else "running"
+            conductor.heard(f"t{number}", rung, Outcome(job["trial"], state, job["until"], 1, figures, 1.0))
+        conductor.left(f"t{number}", error=False)
+        number += 1
+    assert config is None
+    counts = Counter(row.label for row in search.ledger.rows())
+    assert 0 < counts["ipo"] - counts["dpo"] <= 3

@@ -1,0 +1,82 @@
+"""Commands and budgets on a real Ray: slots let go of trials, learn of new methods, and stop in time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import STUB, Silent, run_stub
+
+from raypo.search import driver
+from raypo.search.commands import Commands
+from raypo.search.driver import SearchFolder
+from raypo.search.reading import read_results
+from raypo.study import Study, build
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+class Acting(Silent):
+    """Does something when an event comes for the first time."""
+
+    def __init__(self, when: tuple[str, str], act: Callable[[], object]) -> None:
+        super().__init__()
+        self._when, self._act = when, act
+
+    def event(self, kind: str, row: object) -> None:
+        super().event(kind, row)
+        if self.events[-1] == self._when and self.events.count(self._when) == 1:
+            self._act()
+
+
+def steps_done(search: SearchFolder, trial: str) -> list[int]:
+    return [int(line) for line in (search.path / "trials" / trial / "work.log").read_text().splitlines()]
+
+
+def test_trials_leave_and_come_back_and_a_method_joins(stub_study: Study) -> None:
+    search = driver.create(stub_study)
+    (search.path / "step_s").write_text("0.3")
+    commands = Commands(search.ledger)
+
+    def act() -> None:
+        commands.send("pause", trial="dpo-0000")
+        entry = {"method": "dpo", "beta": {"log_uniform": [0.1, 1.0]}}
+        commands.send("add_method", method="strong", entry=entry)
+
+    driver.run(search, stub_study, Acting(("evaluated", "dpo-0000"), act), bench="stub_bench:StubBench")
+    states = {trial.name: trial.state for trial in read_results(search).trials}
+    assert [c.answer for c in commands.all()] == ["dpo-0000 is paused", "strong joins the search"]
+    assert states.pop("dpo-0000") == "paused"
+    assert states == dict.fromkeys(["dpo-0001", "simpo-0000", "simpo-0001", "strong-0000", "strong-0001"], "finished")
+    paused_at = len(steps_done(search, "dpo-0000"))
+    assert 4 <= paused_at < 12
+    commands.send("resume", trial="dpo-0000")
+    results, watcher = run_stub(search, search.study())
+    assert {trial.state for trial in results.trials} == {"finished"}
+    assert {name for _, name in watcher.events} == {"dpo-0000"}, "nothing else runs again"
+    assert steps_done(search, "dpo-0000") == list(range(12)), "it goes on at the step at which it was paused"
+
+
+def test_a_stopped_search_goes_on(stub_study: Study) -> None:
+    search = driver.create(stub_study)
+    (search.path / "step_s").write_text("0.2")
+    watcher = Acting(("evaluated", "dpo-0000"), lambda: Commands(search.ledger).send("stop", trial=None))
+    driver.run(search, stub_study, watcher, bench="stub_bench:StubBench")
+    assert Counter(row.state for row in search.ledger.rows())["running"] >= 1
+    results, _ = run_stub(search, stub_study)
+    assert Counter(trial.state for trial in results.trials) == {"finished": 4}
+    assert steps_done(search, "dpo-0000") == list(range(12))
+
+
+def test_a_budget_is_kept_within_two_per_cent(tmp_path: Path) -> None:
+    budget_s = 40.0
+    wanted = {"sampler": "random", "budget": {"gpu_hours": budget_s / 3600}}
+    study = build({**STUB, "search": wanted, "storage": str(tmp_path)}, "stub")
+    results, _ = run_stub(driver.create(study), study)
+    assert sum(trial.cost_s for trial in results.trials) <= 1.02 * budget_s
+    finished = Counter(trial.method for trial in results.trials if trial.state == "finished")
+    assert finished["dpo"] >= 2
+    assert abs(finished["dpo"] - finished["simpo"]) <= 2, "those that were running at the limit may be missing"
+    assert {trial.state for trial in results.trials} <= {"finished", "stopped"}
