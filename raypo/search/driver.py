@@ -16,6 +16,7 @@ from raypo.search.conductor import LedgerConductor
 from raypo.search.confirming import candidates, confirm
 from raypo.search.exporting import KEPT, Models
 from raypo.search.jobs import Job
+from raypo.search.interrupt import stopping_on_interrupt
 from raypo.search.journal import mend
 from raypo.search.lease import lease
 from raypo.search.ledger import Ledger, Row
@@ -79,7 +80,7 @@ def run(
             steering = Steering(conductor, cluster, search.revise, watcher.stage)
             watcher.running(cluster, conductor)
             steering.begin()
-            with steering.following(search.path / LIVE):
+            with stopping_on_interrupt(steering.stop), steering.following(search.path / LIVE):
                 tune.run(conductor, conductor.concurrent, str(search.path / "ray"))
             cluster.check()
             work = [] if conductor.stopping else candidates(conductor.study, ledger, conductor.job)

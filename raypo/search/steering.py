@@ -80,6 +80,10 @@ class Steering:
         if self._error is not None:
             raise self._error
 
+    def stop(self) -> None:
+        """Have running trials checkpoint and the search end; may be called from a signal handler."""
+        self._conductor.stopping = True
+
     def tick(self) -> dict[str, Any]:
         """One look at commands, budget and slots; returns what is running."""
         conductor, view = self._conductor, self._slots.view()

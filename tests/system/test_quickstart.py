@@ -160,7 +160,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(storage: Path) -> None:
     _wait(lambda: _logged(storage / "stopped") >= 2, process)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 130, told
     assert "raypo resume stopped" in told
     assert "Traceback" not in told
     assert not {pid: words for pid, words in processes().items() if pid not in before}
