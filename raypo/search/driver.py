@@ -15,8 +15,8 @@ from raypo.search.commands import Commands
 from raypo.search.conductor import LedgerConductor
 from raypo.search.confirming import candidates, confirm
 from raypo.search.exporting import KEPT, Models
-from raypo.search.jobs import Job
 from raypo.search.interrupt import stopping_on_interrupt
+from raypo.search.jobs import Job
 from raypo.search.journal import mend
 from raypo.search.lease import lease
 from raypo.search.ledger import Ledger, Row

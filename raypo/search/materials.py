@@ -65,7 +65,10 @@ class Materials:
             from raypo.quickstart.language_model import build_from_text
 
             self.say("building a small language model from text")
-            key = {"build": model.build.model_dump(), "text": hash_folder(model.build.text, self.store.hashes)}
+            key = {
+                "build": model.build.model_dump(exclude={"text"}),
+                "text": hash_folder(model.build.text, self.store.hashes),
+            }
             made = model.build.model_dump()
             return made_alone(
                 self.store, "base-model", key, lambda folder: build_from_text(folder, **made, say=self.say)
