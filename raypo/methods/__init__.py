@@ -21,13 +21,14 @@ from raypo.errors import MethodError
 from raypo.methods._annotations import Bounds, Carries, OnlyIf, Unit
 from raypo.methods._check import check_corners
 from raypo.methods._log_partition import FullLogPartition
-from raypo.methods._method import Method
+from raypo.methods._method import NEEDS, Method
 from raypo.methods._metrics import means
 from raypo.methods._scores import Batch, LogPartition, Loss, Metric, Pairs, Ranked, Scores, Term, Unpaired, metric
 from raypo.methods._signature import REQUIRED, Hyperparameter, nearest
 
 __all__ = [
     "METHODS",
+    "NEEDS",
     "REQUIRED",
     "Batch",
     "Bounds",

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -12,10 +13,12 @@ def test_equal_seeds_give_equal_data_and_others_do_not() -> None:
     assert task.pairs(50, seed=3) == task.pairs(50, seed=3) != task.pairs(50, seed=4)
     assert task.demonstrations(50, seed=3) == task.demonstrations(50, seed=3) != task.demonstrations(50, seed=4)
     assert task.prompts(50, seed=3) == task.prompts(50, seed=3) != task.prompts(50, seed=4)
+    assert task.rankings(50, seed=3) == task.rankings(50, seed=3) != task.rankings(50, seed=4)
 
 
 def test_a_longer_draw_starts_with_the_shorter_one() -> None:
     assert task.pairs(80, seed=0)[:30] == task.pairs(30, seed=0)
+    assert task.rankings(80, seed=0)[:30] == task.rankings(30, seed=0)
 
 
 def test_no_two_splits_share_a_prompt() -> None:
@@ -58,6 +61,35 @@ def test_labels_contradict_the_annotator_and_the_quality_as_often_as_stated() ->
 
     assert contradicted(task.liking) == pytest.approx(0.13, abs=0.01)
     assert contradicted(quality) == pytest.approx(0.14, abs=0.01)
+
+
+def test_scores_are_what_the_annotator_saw_and_labels_follow_from_them() -> None:
+    rows = task.pairs(4000, seed=0)
+    assert all(row["chosen_score"] > row["rejected_score"] for row in rows)
+    seen = [row["chosen_score"] - row["rejected_score"] for row in rows]
+    liked = [task.liking(row["prompt"], row["chosen"]) - task.liking(row["prompt"], row["rejected"]) for row in rows]
+    errors = [abs(saw - truth) for saw, truth in zip(seen, liked, strict=True)]
+    # The error is logistic with scale T, whose mean absolute value is 2 T log 2.
+    assert sum(errors) / len(errors) == pytest.approx(2 * task.TEMPERATURE * math.log(2), rel=0.05)
+
+
+def test_any_two_answers_of_a_list_compare_as_a_pair_does() -> None:
+    rows = task.rankings(2000, seed=0, answers=5)
+    assert {len(set(row["completions"])) for row in rows} == {5}
+
+    def contradicted(value: Callable[[str, str], float]) -> float:
+        found = []
+        for row in rows:
+            prompt, (a, b, *_), (x, y, *_) = row["prompt"], row["completions"], row["scores"]
+            found.append((value(prompt, a) - value(prompt, b)) * (x - y) < 0)
+        return sum(found) / len(found)
+
+    assert contradicted(task.liking) == pytest.approx(0.13, abs=0.02)
+
+
+def test_a_list_of_one_is_refused() -> None:
+    with pytest.raises(DataError, match="at least 2 answers, got answers 1"):
+        task.rankings(3, seed=0, answers=1)
 
 
 def test_the_annotator_is_charmed_by_what_the_quality_charges_for() -> None:

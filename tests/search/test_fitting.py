@@ -1,0 +1,158 @@
+"""Data that a method cannot use is refused before anything starts, with what is missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raypo import yaml
+from raypo.errors import DataError, StudyError
+from raypo.search.fitting import ROWS, first_records
+from raypo.search.preflight import check
+from raypo.search.single import train
+from raypo.search.sources import read_records
+from raypo.study import Study, build
+
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
+SCORED = {**PAIR, "chosen_score": 2.0, "rejected_score": 1.0}
+LABELLED = {"prompt": "p", "completion": "a", "label": True}
+LIST = {"prompt": "p", "completions": ["a", "b", "c"], "scores": [3.0, 2.0, 1.0]}
+COUPLE = {"prompt": "p", "completions": ["a", "b"], "scores": [3.0, 2.0]}
+SHOWN = {"prompt": "p", "completion": "a"}
+
+
+def study(tmp_path: Path, rows: Any, *methods: str, **changes: Any) -> Study:
+    """A study of those methods on a file of those rows, or on the quickstart."""
+    source = "quickstart"
+    if rows is not None:
+        source = str(tmp_path / "rows.jsonl")
+        Path(source).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    content: dict[str, Any] = {
+        "name": "fit",
+        "model": {"path": "quickstart"},
+        "data": {"source": source, **changes.pop("data", {})},
+        "methods": {name: {"aggregate": "sum"} if name == "ipo" else {} for name in methods},
+        "objective": {"judge": {"kind": "rule", "function": "quickstart"}},
+        "storage": str(tmp_path / "searches"),
+    }
+    return build({**content, **changes}, "fit")
+
+
+def problems(wanted: Study) -> list[str]:
+    with pytest.raises(StudyError) as told:
+        check(wanted, lambda _: None)
+    return str(told.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("row", "method", "missing"),
+    [
+        (LABELLED, "dpo", "the method takes pairs data, the rows are unpaired"),
+        (SHOWN, "kto", "the method takes unpaired data, the rows are completions"),
+        (LIST, "simpo", "the method takes pairs data, the rows are ranked; add the transform lists_to_pairs"),
+        (LABELLED, "rrhf", "the method takes ranked data, the rows are unpaired"),
+        (PAIR, "odpo", "odpo needs a score of every answer, {file} row 1 has none"),
+        (COUPLE, "rank_dpo", "rank_dpo needs 3 or more scored answers to a prompt, {file} row 1 and the others"),
+        (PAIR, "brain", "brain needs 3 or more scored answers to a prompt"),
+    ],
+)
+def test_each_lack_is_named(tmp_path: Path, row: dict[str, Any], method: str, missing: str) -> None:
+    (problem,) = problems(study(tmp_path, [row] * 3, method))
+    assert problem.startswith(f"methods.{method}: ")
+    assert missing.format(file=tmp_path / "rows.jsonl") in problem
+
+
+@pytest.mark.parametrize(
+    ("rows", "methods"),
+    [
+        ([PAIR] * 3, ("dpo", "kto", "sft", "rrhf", "simpo", "ipo")),
+        ([SCORED] * 3, ("odpo",)),
+        ([LIST, COUPLE], ("rank_dpo", "brain", "rrhf", "sft")),
+        ([LABELLED] * 3, ("kto", "offline_ppo", "rpo_unpaired", "sft")),
+    ],
+)
+def test_what_fits_passes(tmp_path: Path, rows: list[dict[str, Any]], methods: tuple[str, ...]) -> None:
+    check(study(tmp_path, rows, *methods), lambda _: None)
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    found = problems(study(tmp_path, [PAIR] * 3, "dpo", "odpo", "rank_dpo"))
+    assert [line.split(":")[0] for line in found] == ["methods.odpo", "methods.rank_dpo"]
+
+
+def test_transforms_that_change_what_a_row_is_are_counted_in(tmp_path: Path) -> None:
+    pairs_of_lists = {"transforms": [{"lists_to_pairs": {"choice": ["best_worst", "all"]}}, {"fraction": 0.1}]}
+    check(study(tmp_path, [LIST] * 3, "dpo", "odpo", data=pairs_of_lists), lambda _: None)
+    (problem,) = problems(study(tmp_path, [LIST] * 3, "rank_dpo", data=pairs_of_lists))
+    assert "at most 2" in problem
+
+
+def test_a_filter_that_none_of_the_first_rows_passes_accuses_no_one(tmp_path: Path) -> None:
+    rows = [{**PAIR, "chosen": "short"}] * (ROWS + 1) + [{**PAIR, "chosen": "x" * 50}]
+    check(study(tmp_path, rows, "dpo", data={"transforms": [{"filter": {"min_chars": 40}}]}), lambda _: None)
+
+
+def test_only_the_first_rows_are_read(tmp_path: Path) -> None:
+    wanted = study(tmp_path, [PAIR] * ROWS, "dpo")
+    with Path(wanted.data.source).open("a") as file:
+        file.write("this is no JSON\n")
+    assert len(first_records(wanted)) == ROWS
+    with pytest.raises(DataError, match=f"row {ROWS + 1}: not JSON"):
+        read_records(wanted.data.source)
+
+
+def test_lists_whose_rows_lie_apart_are_gathered_from_the_whole_file(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}", "completion": f"{k}", "score": float(k)} for k in range(3) for i in range(ROWS)]
+    check(study(tmp_path, rows, "rank_dpo"), lambda _: None)
+
+
+def test_a_turn_weighing_method_on_single_turns_trains_and_is_remarked_on(tmp_path: Path) -> None:
+    said: list[str] = []
+    check(study(tmp_path, None, "dmpo", "dpo"), said.append)
+    assert [line for line in said if "dmpo: weighs the turns" in line]
+    talk = [
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "c"},
+    ]
+    said.clear()
+    check(study(tmp_path, [{"prompt": "p", "chosen": talk, "rejected": talk[:1]}] * 3, "dmpo"), said.append)
+    assert not [line for line in said if "weighs the turns" in line]
+
+
+def test_what_the_engine_cannot_give_is_refused(tmp_path: Path) -> None:
+    exact = {"offline_ppo": {"kl_mode": {"choice": ["k3_ref", "exact"]}}}
+    (problem,) = problems(study(tmp_path, None, methods=exact, resources={"workers": 2, "zero_stage": 3}))
+    assert problem.startswith("methods.offline_ppo: exact KL needs whole LM heads, got resources.zero_stage 3")
+    check(study(tmp_path, None, methods=exact), lambda _: None)
+    (problem,) = problems(study(tmp_path, None, "tr_dpo", model={"path": "quickstart", "lora": {}}))
+    assert "a moving reference cannot be mixed from adapters" in problem
+
+
+def test_the_quickstart_has_scored_pairs_and_ranked_lists(tmp_path: Path) -> None:
+    check(study(tmp_path, None, "odpo", "dpo", "rrhf"), lambda _: None)
+    check(study(tmp_path, None, "rank_dpo", "brain", data={"format": {"ranked": {"answers": 3}}}), lambda _: None)
+    (problem,) = problems(study(tmp_path, None, "dpo", data={"format": "hh"}))
+    assert "the quickstart has pairs, ranked" in problem
+
+
+def test_training_one_configuration_is_refused_too(tmp_path: Path) -> None:
+    wanted = study(tmp_path, [PAIR] * 3, "dpo", "odpo")
+    with pytest.raises(StudyError, match=r"methods\.odpo: odpo needs a score"):
+        train(wanted, "odpo", "one", lambda _: None)
+    assert not (tmp_path / "searches").exists()
+
+
+def test_the_command_ends_with_2_before_ray_and_leaves_no_search_behind(tmp_path: Path) -> None:
+    wanted = study(tmp_path, [PAIR] * 3, "odpo", "rank_dpo")
+    (tmp_path / "study.yaml").write_text(yaml.dump(wanted.written()))
+    command = [str(Path(sys.executable).with_name("raypo")), "search", str(tmp_path / "study.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["methods.odpo", "methods.rank_dpo"]
+    assert not (tmp_path / "searches").exists()
