@@ -32,6 +32,9 @@ SCHEMA = pa.schema(
 )
 
 
+NOT_JUDGED = Verdict(math.nan, failure="not judged, for the configuration was behind by then")
+
+
 @dataclass(frozen=True)
 class Judged:
     """A stored comparison: score is nan where the judge failed; orders and ratings nan where it gives none."""
@@ -56,12 +59,13 @@ def append(
     prompts: Sequence[Text],
     answers: Sequence[str],
     opponents: Sequence[str],
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[Verdict | None],
     judge: str,
 ) -> None:
     """Add one evaluation, made at `fraction` in (0, 1] of the schedule, to a file.
 
-    Rows of the same fraction are replaced: an evaluation that is run again is stored once.
+    Rows of the same fraction are replaced: an evaluation that is run again is stored once. A verdict of None says that
+    the answer was left unjudged.
     """
     kept = [row for row in read(path) if row.fraction != fraction] if path.exists() else []
     texts = zip(map(as_text, prompts), answers, opponents, strict=True)
@@ -78,7 +82,8 @@ def read(path: Path, fraction: float | None = None) -> list[Judged]:
     return [row for row in rows if fraction is None or row.fraction == fraction]
 
 
-def _row(fraction: float, prompt: str, answer: str, opponent: str, verdict: Verdict, judge: str) -> Judged:
+def _row(fraction: float, prompt: str, answer: str, opponent: str, given: Verdict | None, judge: str) -> Judged:
+    verdict = given or NOT_JUDGED
     first, second = verdict.orders or (math.nan, math.nan)
     own, other = verdict.ratings or (math.nan, math.nan)
     return Judged(fraction, prompt, answer, opponent, verdict.score, judge, first, second, own, other, verdict.failure)

@@ -69,19 +69,25 @@ class Limits:
 def evaluate(
     completions: Sequence[Completion],
     opponent: Opponent,
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[Verdict | None],
     drift: Divergence,
     *,
     judge: str,
 ) -> Evaluation:
-    """Put N answers, the opponent's, their verdicts and how far the policy moved on them together."""
-    scores = [verdict.score for verdict in verdicts]
+    """Put N answers, the opponent's, their verdicts and how far the policy moved on them together.
+
+    An answer whose verdict is None was not judged: it counts for the figures of the text, and for no win rate.
+    """
+    judged = [i for i, verdict in enumerate(verdicts) if verdict is not None]
+    given = [verdict for verdict in verdicts if verdict is not None]
+    scores = [verdict.score for verdict in given]
     lengths = [len(completion.tokens) for completion in completions]
+    compared = [lengths[i] for i in judged], [opponent.lengths[i] for i in judged]
     health = text_health(
         [c.text for c in completions], [c.tokens for c in completions], [c.truncated for c in completions]
     )
-    marks = [verdict.ratings[0] for verdict in verdicts if verdict.ratings]
-    controlled = length_controlled(scores, lengths, opponent.lengths, judge=judge, opponent=opponent.name)
+    marks = [verdict.ratings[0] for verdict in given if verdict.ratings]
+    controlled = length_controlled(scores, *compared, judge=judge, opponent=opponent.name)
     return Evaluation(
         estimate=estimate(scores, judge=judge, opponent=opponent.name),
         controlled=controlled.estimate,

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raypo.errors import JudgeError
+from raypo.evaluation.judges import Comparison, Judge, Verdict
+from raypo.evaluation.judges.verdicts import checked
 from raypo.evaluation.win_rate import Array
 
 PRIOR = 0.25
@@ -65,6 +67,24 @@ def trails(scores: Array, best: Array, race: Race) -> bool:
     apart = scores - best[: len(scores)]
     apart = apart[~np.isnan(apart)]
     return len(apart) > 1 and interval(apart, race)[1] < 0
+
+
+def judged_until_behind(judge: Judge, items: Sequence[Comparison], best: Array, race: Race) -> list[Verdict | None]:
+    """Verdicts in the order of the items, block by block until they trail the best configuration's scores [prompts].
+
+    None stands where an item was left unjudged. Raises JudgeError once more fail than may of all the items.
+    """
+    found: list[Verdict | None] = [None] * len(items)
+    rival = best[np.concatenate(race.blocks())]
+    asked: list[Verdict] = []
+    for block in race.blocks():
+        asked += judge.verdicts([items[i] for i in block])
+        checked(asked, judge.name, judge.max_failed, of=len(items))
+        for i, verdict in zip(block, asked[-len(block) :], strict=True):
+            found[i] = verdict
+        if trails(np.array([verdict.score for verdict in asked]), rival, race):
+            break
+    return found
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from raypo.data.records import Text
 from raypo.errors import JudgeError
-from raypo.evaluation.racing import Finish, Race, interval, run, run_in_turn, share, trails
+from raypo.evaluation.judges import Comparison
+from raypo.evaluation.judges.rule import rule
+from raypo.evaluation.racing import Finish, Race, interval, judged_until_behind, run, run_in_turn, share, trails
 
 
 def field(rates: list[float], prompts: int, seed: int) -> np.ndarray:
@@ -68,3 +71,51 @@ def test_racing_saves_judge_calls_and_keeps_the_winner(runner: Callable[[np.ndar
 def test_a_race_over_another_number_of_prompts_is_refused() -> None:
     with pytest.raises(JudgeError, match="over 10 prompts, got scores of 12"):
         run(np.zeros((2, 12)), Race(10))
+
+
+class Counting:
+    """A quality function that remembers how often it was asked; answers that say so have no quality."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def rate(self, _prompt: Text, answer: str) -> float:
+        self.asked += 1
+        return float("nan") if answer == "unreadable" else float(len(answer))
+
+
+def comparisons(answers: list[str]) -> list[Comparison]:
+    return [Comparison(f"p{i}", answer, "middling") for i, answer in enumerate(answers)]
+
+
+def test_what_is_behind_stops_being_judged_and_what_is_not_is_judged_in_full() -> None:
+    race = Race(200, block=20)
+    quality = Counting()
+    bad = judged_until_behind(rule(quality.rate), comparisons(["bad"] * 200), np.ones(200), race)
+    judged = [i for i, verdict in enumerate(bad) if verdict is not None]
+    assert sorted(race.blocks()[0]) == judged
+    assert quality.asked == 2 * 20, "one call for each answer and each opponent's, and none after the first block"
+    good = judged_until_behind(rule(Counting().rate), comparisons(["excellent"] * 200), np.ones(200), race)
+    assert [verdict.score for verdict in good] == [1.0] * 200  # type: ignore[union-attr]
+
+
+def test_the_scores_of_the_best_are_matched_prompt_by_prompt() -> None:
+    rng = np.random.default_rng(3)
+    best = (rng.random(200) < 0.5) * 1.0
+    same = comparisons(["excellent" if score else "bad" for score in best])
+    assert None not in judged_until_behind(rule(Counting().rate), same, best, Race(200))
+
+
+def test_failures_count_against_all_prompts_and_not_against_a_block() -> None:
+    race = Race(200, block=20)
+    few, many = (["excellent"] * 200 for _ in range(2))
+    for i in race.blocks()[0][:5]:
+        few[i] = "unreadable"
+    for i in race.blocks()[0][:11]:
+        many[i] = "unreadable"
+    found = judged_until_behind(rule(Counting().rate), comparisons(few), np.ones(200), race)
+    assert sum(not verdict.parsed for verdict in found if verdict is not None) == 5
+    quality = Counting()
+    with pytest.raises(JudgeError, match="no verdict on 11 of 200 comparisons"):
+        judged_until_behind(rule(quality.rate), comparisons(many), np.ones(200), race)
+    assert quality.asked == 2 * 20

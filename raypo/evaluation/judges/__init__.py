@@ -50,6 +50,15 @@ class Judge(Protocol):
         """Kind, model and revision: what stands beside the win rate."""
         ...
 
+    @property
+    def max_failed(self) -> float:
+        """Share of comparisons that may stay without a score."""
+        ...
+
     def judge(self, items: Sequence[Comparison]) -> list[Verdict]:
         """One verdict for each item, in order."""
+        ...
+
+    def verdicts(self, items: Sequence[Comparison]) -> list[Verdict]:
+        """The same for a part of the comparisons, however many of them fail."""
         ...

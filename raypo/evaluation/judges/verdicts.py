@@ -34,11 +34,13 @@ class RatingJudge:
         return self.rater.name
 
     def judge(self, items: Sequence[Comparison]) -> list[Verdict]:
+        return checked(self.verdicts(items), self.name, self.max_failed)
+
+    def verdicts(self, items: Sequence[Comparison]) -> list[Verdict]:
         answers = [Answer(c.prompt, text) for c in items for text in (c.answer, c.opponent)]
         marks = ask(answers, self.rater.rate, self.rater.identity, self.cache)
         pairs = zip(items, marks[::2], marks[1::2], strict=True)
-        verdicts = [self._verdict(item, own, other) for item, own, other in pairs]
-        return checked(verdicts, self.name, self.max_failed)
+        return [self._verdict(item, own, other) for item, own, other in pairs]
 
     def _verdict(self, item: Comparison, own: Mark, other: Mark) -> Verdict:
         ratings = (own.value, other.value)
@@ -61,11 +63,13 @@ class PairJudge:
         return self.comparer.name
 
     def judge(self, items: Sequence[Comparison]) -> list[Verdict]:
+        return checked(self.verdicts(items), self.name, self.max_failed)
+
+    def verdicts(self, items: Sequence[Comparison]) -> list[Verdict]:
         asked = [c for c in items if c.answer != c.opponent]
         questions = [q for c in asked for q in (_question(c), _swapped(c))]
         marks = iter(ask(questions, self.comparer.compare, self.comparer.identity, self.cache))
-        verdicts = [Verdict(0.5) if c.answer == c.opponent else _both_orders(next(marks), next(marks)) for c in items]
-        return checked(verdicts, self.name, self.max_failed)
+        return [Verdict(0.5) if c.answer == c.opponent else _both_orders(next(marks), next(marks)) for c in items]
 
 
 def win_tie_loss(own: float, other: float, tie: float = 0.0) -> float:
@@ -82,13 +86,16 @@ def logistic(own: float, other: float) -> float:
     return 0.5 * (1 + math.tanh((own - other) / 2))
 
 
-def checked(verdicts: list[Verdict], name: str, max_failed: float) -> list[Verdict]:
-    """The verdicts, unless more than the share `max_failed` has none: then JudgeError with the commonest reason."""
+def checked(verdicts: list[Verdict], name: str, max_failed: float, of: int | None = None) -> list[Verdict]:
+    """The verdicts, unless more than the share `max_failed` has none: then JudgeError with the commonest reason.
+
+    `of` is how many comparisons there are in all, where these verdicts are the first of them.
+    """
     failures = Counter(v.failure for v in verdicts if not v.parsed)
-    if failures.total() > max_failed * len(verdicts):
+    if failures.total() > max_failed * (of or len(verdicts)):
         reason, times = failures.most_common(1)[0]
         raise JudgeError(
-            f"judge {name}: no verdict on {failures.total()} of {len(verdicts)} comparisons, at most "
+            f"judge {name}: no verdict on {failures.total()} of {of or len(verdicts)} comparisons, at most "
             f"{max_failed:.0%} may fail; {times} of them: {reason}"
         )
     return verdicts
