@@ -83,7 +83,7 @@ class TrialBench:
     @cached_property
     def judge(self) -> Judge:
         device = self._trainer.engine.device if self._trainer is not None else "cpu"
-        return make_judge(self.materials, str(device))
+        return make_judge(self.materials, str(device), self.folder)
 
     # Trials ---------------------------------------------------------------------------------------------------------
 

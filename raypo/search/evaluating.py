@@ -10,17 +10,19 @@ from typing import Any
 
 from raypo.artifacts import hash_of
 from raypo.data.keys import hash_tokenizer
-from raypo.errors import RaypoError
 from raypo.evaluation import objective
 from raypo.evaluation.completions import append
-from raypo.evaluation.judges import Comparison, Judge
-from raypo.evaluation.kl import Divergence, divergence
+from raypo.evaluation.judges import Comparison, Judge, Verdict
+from raypo.evaluation.kl import Divergence
 from raypo.evaluation.objective import Opponent
-from raypo.evaluation.sampling import Completion, Sampling, sample
+from raypo.evaluation.racing import Race, judged_until_behind
+from raypo.evaluation.sampling import Completion, Sampling
+from raypo.search.answering import answer
 from raypo.search.folders import read_json, trial_folder, write_json
 from raypo.search.jobs import Job
 from raypo.search.materials import Materials, Prompt, read_answers
-from raypo.search.together import broadcast, gather, made_together, rank, world_size
+from raypo.search.rivals import best_scores, concurrent_trials
+from raypo.search.together import led, made_together, rank
 from raypo.training.trainer import Trainer
 
 
@@ -47,16 +49,7 @@ class Evaluator:
         """(figures, why the trial is lost or None), the same on every rank; the answers go into the trial's folder."""
         contest = self._contest(job.confirm)
         completions, drift = self._answer(trainer, contest.prompts)
-        found: Any = None
-        if rank() == 0:
-            try:
-                found = self._judged(contest, completions, drift, job)
-            except RaypoError as error:
-                found = error
-        found = broadcast(found)
-        if isinstance(found, RaypoError):
-            raise found
-        figures, reason = found
+        figures, reason = led(lambda: self._judged(contest, completions, drift, job))
         return figures, reason
 
     def opponent(self, trainer: Trainer, confirm: bool) -> None:
@@ -75,7 +68,7 @@ class Evaluator:
             Comparison(p.text, text, other)
             for p, text, other in zip(contest.prompts, texts, contest.opponent.texts, strict=True)
         ]
-        verdicts = judge.judge(items)
+        verdicts = self._verdicts(judge, items, job)
         evaluation = objective.evaluate(completions, contest.opponent, verdicts, drift, judge=judge.name)
         append(
             trial_folder(self._folder, job.trial) / "completions.parquet",
@@ -86,23 +79,22 @@ class Evaluator:
             verdicts=verdicts,
             judge=judge.name,
         )
-        return dict(evaluation.flat()), objective.diverged(evaluation, self._limits)
+        figures = dict(evaluation.flat())
+        if None in verdicts:
+            figures["not_judged"] = verdicts.count(None)
+        return figures, objective.diverged(evaluation, self._limits)
+
+    def _verdicts(self, judge: Judge, items: list[Comparison], job: Job) -> list[Verdict | None]:
+        """A verdict for every answer, or in a race for those up to where the configuration is out of it."""
+        rival = None
+        if self.materials.study.objective.racing and not job.confirm:
+            rival = best_scores(self._folder, job, len(items), concurrent_trials(self.materials.study))
+        if rival is None:
+            return list(judge.judge(items))
+        return judged_until_behind(judge, items, rival, Race(len(items)))
 
     def _answer(self, trainer: Trainer, prompts: list[Prompt]) -> tuple[list[Completion], Divergence]:
-        """All completions in the order of the prompts, and how far they show the policy to have moved."""
-        with trainer.policy() as model:
-            mine = sample(
-                model,
-                self.materials.tokenizer,
-                [p.text for p in prompts],
-                self._sampling,
-                rank(),
-                world_size(),
-            )
-        policy, reference = trainer.sample_logps([(list(c.prompt_tokens), list(c.tokens)) for c in mine])
-        parts = gather(list(zip(mine, policy, reference, strict=True)))
-        found = sorted((item for part in parts for item in part), key=lambda item: item[0].index)
-        return [c for c, _, _ in found], divergence([p for _, p, _ in found], [r for _, _, r in found])
+        return answer(trainer, self.materials, [p.text for p in prompts], self._sampling, self._folder)
 
     def _contest(self, confirm: bool) -> Contest:
         if confirm not in self._contests:
@@ -125,6 +117,7 @@ class Evaluator:
             "prompts": hash_of([prompt.text for prompt in prompts]),
             "sampling": vars(self._sampling),
             "dtype": materials.study.model.dtype,
+            **self._how(),
         }
 
         def make(folder: Path) -> None:
@@ -137,3 +130,12 @@ class Evaluator:
         folder = made_together(materials.store, "completions", key, make)
         stored = read_json(folder / "answers.json") or []
         return [text for text, _ in stored], [length for _, length in stored]
+
+    def _how(self) -> dict[str, str]:
+        """What else answers depend on, where the study departs from the model's own template and from our sampler."""
+        study = self.materials.study
+        template, engine = study.data.chat_template, study.objective.engine
+        return {
+            **({"chat_template": template} if template else {}),
+            **({"engine": engine} if engine != "transformers" else {}),
+        }

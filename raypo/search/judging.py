@@ -20,8 +20,11 @@ HELDOUT = 0.1
 """Share of the judge's own prompts on which its accuracy is measured."""
 
 
-def make_judge(materials: Materials, device: str) -> Judge:
-    """One judge for the whole study, made by rank 0 alone; its marks are kept, so that none is asked for twice."""
+def make_judge(materials: Materials, device: str, search: Path) -> Judge:
+    """One judge for the whole study, made by rank 0 alone.
+
+    Its marks are kept for all searches, so that none is asked for twice; what is spent counts in the folder `search`.
+    """
     wanted = materials.study.objective.judge
     cache = MarkCache(materials.store.root / "verdicts")
     match wanted.kind:
@@ -42,7 +45,7 @@ def make_judge(materials: Materials, device: str) -> Judge:
 
             return pairrm(str(wanted.path), device=device, cache=cache, max_failed=wanted.max_failed)
         case "llm":
-            return _llm(wanted, cache, materials.store.root / "spending")
+            return _llm(wanted, cache, search / "spending")
     raise StudyError(f"objective.judge.kind: {wanted.kind!r}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 
 from raypo.artifacts import Store
-from raypo.errors import StorageError
+from raypo.errors import ClusterError, StorageError
 
 
 def rank() -> int:
@@ -36,6 +36,22 @@ def gather(value: Any) -> list[Any]:
     boxes: list[Any] = [None] * world_size()
     dist.all_gather_object(boxes, value)
     return boxes
+
+
+def led(make: Callable[[], Any]) -> Any:
+    """What rank 0 makes, on every rank; what it raises there is raised on every rank."""
+    if rank() != 0:
+        word, found = broadcast()
+        if word == "error":
+            raise ClusterError(found)
+        return found
+    try:
+        made = make()
+    except Exception as error:
+        broadcast(("error", str(error)))
+        raise
+    broadcast(("done", made))
+    return made
 
 
 def made_together(store: Store, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:

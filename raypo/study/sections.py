@@ -225,6 +225,8 @@ class Objective(Section):
     opponent: str = "start"
     at: Annotated[tuple[Share, ...], AfterValidator(_increasing)] = (1 / 3, 2 / 3, 1.0)
     sampling: Sampling = Sampling()
+    engine: Literal["transformers", "vllm"] = "transformers"
+    racing: bool = False
     limits: Limits = Limits()
 
 
