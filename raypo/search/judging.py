@@ -77,8 +77,9 @@ def trained_reward_model(materials: Materials, device: str) -> Path:
     read = read_records(str(wanted.source), split=wanted.split, count=wanted.count, allow_code=study.allow_code)
     read = apply_transforms(read, parse_transforms(wanted.transforms, "objective.judge.transforms"))
     pairs = [record for record in read if isinstance(record, Pair)]
-    heldout = [p for p in transforms.split(pairs, low=0.0, high=HELDOUT) if isinstance(p, Pair)]
-    training = [p for p in transforms.split(pairs, low=HELDOUT, high=1.0) if isinstance(p, Pair)]
+    # A seed of its own: the pairs may be one part of a split already, which has no rows of another part.
+    heldout = [p for p in transforms.split(pairs, low=0.0, high=HELDOUT, seed=-1) if isinstance(p, Pair)]
+    training = [p for p in transforms.split(pairs, low=HELDOUT, high=1.0, seed=-1) if isinstance(p, Pair)]
     settings = RewardTraining(
         epochs=wanted.epochs,
         lr=wanted.lr,
