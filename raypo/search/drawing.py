@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial
 
 from raypo.search.budget import Position
 from raypo.search.constraints import Expression, Rules
 from raypo.search.ledger import Ledger, Row
-from raypo.search.rows import replaced_by
 from raypo.search.samplers import RepeatableSampler, make_sampler, seed_of
 from raypo.study import Study
 
@@ -28,27 +27,24 @@ class Drawing:
         self._samplers |= {label: self._sampler(label) for label in study.methods if label not in self._samplers}
 
     def count(self, label: str) -> int:
-        """Trials of a method that were drawn; one that goes on after its end is still the same."""
-        trials = self._ledger.study(label).get_trials(deepcopy=False)
-        return sum(trial.state != TrialState.WAITING for trial in trials) - len(replaced_by(trials))
+        """Trials of a method that were drawn."""
+        return self._ledger.known(label).drawn
 
     def draw(self, position: Position) -> Row | None:
         """The next trial, or None where none may begin or the sampler has to wait for results."""
         for label in self._asked_for(position.order()):
             if position.lead(label) > self._concurrent or not position.may_start(label):
                 continue  # one that has to wait for results must not be left far behind
-            trials = self._ledger.study(label).get_trials(deepcopy=False)
-            waiting = (trial.number for trial in trials if trial.state == TrialState.WAITING)
-            number = next(waiting, len(trials))
-            sampler = self._samplers[label]
-            if sampler.waits_for(number, trials):
+            known, sampler = self._ledger.known(label), self._samplers[label]
+            number = known.next_number
+            if sampler.waits_for(number, known.open):
                 continue
             return self._ledger.ask(label, sampler, seed_of(self._study.search.seed, f"{label}/training", number))
         return None
 
     def _asked_for(self, order: list[str]) -> list[str]:
         """Methods with a trial that a command enqueued come first; published points wait for their method's turn."""
-        asked = {label for label in order if any(not s.startswith(PRIOR) for s in self._ledger.enqueued(label))}
+        asked = {label for label in order if any(map(_by_command, self._ledger.known(label).waiting))}
         return sorted(order, key=lambda label: label not in asked)
 
     def _sampler(self, label: str) -> RepeatableSampler:
@@ -56,6 +52,10 @@ class Drawing:
         settings = self._study.search
         rules = rules_of(self._study, label)
         return make_sampler(settings.sampler, settings.seed, space, rules=rules, lag=self._concurrent)
+
+
+def _by_command(trial: FrozenTrial) -> bool:
+    return not str(trial.user_attrs.get("source", "")).startswith(PRIOR)
 
 
 def rules_of(study: Study, label: str) -> Rules:

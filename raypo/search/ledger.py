@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raypo.errors import StorageError
 from raypo.search.jobs import Outcome
-from raypo.search.rows import Row, replaced_by, row_of, trial_name
+from raypo.search.rows import Known, Row, replaced_by, row_of, trial_name
 from raypo.search.samplers import RepeatableSampler
 from raypo.search.view import Space
 
@@ -41,7 +41,7 @@ class Ledger:
         self.search = search
         self.storage = _storage(where)
         self._studies: dict[str, optuna.Study] = {}
-        self._replaced: dict[str, tuple[int, dict[int, int]]] = {}
+        self._known: dict[str, Known] = {}
 
     def study(self, label: str) -> optuna.Study:
         """The Optuna study of a method, created on first use."""
@@ -78,10 +78,11 @@ class Ledger:
             known = study.get_trials(deepcopy=False)[-1]
         return self._row(label, known)
 
-    def enqueued(self, label: str) -> list[str]:
-        """Sources of a method's trials that wait for their turn."""
-        trials = self.study(label).get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        return [trial.user_attrs.get("source", "") for trial in trials]
+    def known(self, label: str) -> Known:
+        """What is open of a method, and how many of its trials were drawn."""
+        if label not in self._known:
+            self._known[label] = Known(self.study(label).get_trials(deepcopy=False))
+        return self._known[label]
 
     def resumed(self, row: Row, source: str) -> Row:
         """An ended trial that goes on: a new one that has its name, values, evaluations and costs, and replaces it.
@@ -196,23 +197,15 @@ class Ledger:
         """
         label, _, number = name.rpartition("-")
         if label in self.labels() and number.isdigit():
-            trials = self.study(label).get_trials(deepcopy=False)
-            if int(number) < len(trials):
-                return self._row(label, trials[self._latest(label, int(number), trials)])
+            study_id, latest = self.study(label)._study_id, self.known(label).latest(int(number))
+            with contextlib.suppress(KeyError):
+                trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, latest)
+                return self._row(label, self.storage.get_trial(trial_id))
         raise StorageError(f"{self.search}: no trial {name!r}; raypo status {self.search} lists them")
 
     def frozen(self, row: Row) -> FrozenTrial:
         """The Optuna record behind a row, for pruners."""
         return self.storage.get_trial(self._id(row))
-
-    def _latest(self, label: str, number: int, trials: list[FrozenTrial]) -> int:
-        """The number under which a trial goes on; every trial is looked at once, for nobody is replaced later."""
-        seen, replaced = self._replaced.get(label, (0, {}))
-        replaced |= replaced_by(trials[seen:])
-        self._replaced[label] = (len(trials), replaced)
-        while number in replaced:
-            number = replaced[number]
-        return number
 
     def _from(self, label: str, source: str) -> FrozenTrial | None:
         trials = reversed(self.study(label).get_trials(deepcopy=False))
@@ -225,6 +218,7 @@ class Ledger:
         return self.storage.get_trial_id_from_study_id_trial_number(self.study(row.label)._study_id, row.number)
 
     def _row(self, label: str, trial: FrozenTrial) -> Row:
+        self.known(label).see(trial)
         return row_of(label, trial, self._notes(label))
 
 

@@ -72,3 +72,54 @@ def _state(trial: FrozenTrial) -> str:
     if told is None or (not trial.state.is_finished() and told != "paused"):
         return _STATES.get(trial.state, "failed")
     return str(told)
+
+
+class Known:
+    """Which trials of a method are open and how many were drawn, without another look at all that have ended.
+
+    It holds as far as trials were shown to it; the one driver of a search shows it whatever it writes.
+    """
+
+    def __init__(self, trials: Iterable[FrozenTrial]) -> None:
+        self.count = 0
+        self.replaced: dict[int, int] = {}
+        self._open: dict[int, FrozenTrial] = {}
+        for trial in trials:
+            self.see(trial)
+
+    def see(self, trial: FrozenTrial) -> None:
+        """Take in what a trial is like now."""
+        self.count = max(self.count, trial.number + 1)
+        if "replaces" in trial.user_attrs:
+            self.replaced[trial.user_attrs["replaces"]] = trial.number
+        if trial.state.is_finished():
+            self._open.pop(trial.number, None)
+        else:
+            self._open[trial.number] = trial
+
+    @property
+    def open(self) -> list[FrozenTrial]:
+        """Trials that have not ended, in the order of their numbers."""
+        return [self._open[number] for number in sorted(self._open)]
+
+    @property
+    def waiting(self) -> list[FrozenTrial]:
+        """Enqueued trials that were not drawn yet."""
+        return [trial for trial in self.open if trial.state == TrialState.WAITING]
+
+    @property
+    def drawn(self) -> int:
+        """Trials that were drawn; one that goes on after its end is still the same."""
+        return self.count - len(self.waiting) - len(self.replaced)
+
+    @property
+    def next_number(self) -> int:
+        """The number of the trial that is drawn next."""
+        waiting = self.waiting
+        return waiting[0].number if waiting else self.count
+
+    def latest(self, number: int) -> int:
+        """The number under which a trial goes on."""
+        while number in self.replaced:
+            number = self.replaced[number]
+        return number

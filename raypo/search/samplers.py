@@ -124,7 +124,8 @@ class RepeatableSampler(BaseSampler):
         Raises:
             StudyError: the grid is used up, or the constraints leave no room.
         """
-        earlier = sorted((trial for trial in trials if trial.number < number), key=lambda trial: trial.number)
+        blind = self.name == "random"
+        earlier = [] if blind else sorted((t for t in trials if t.number < number), key=lambda t: t.number)
         if self.name == "grid":
             return self._next_cell(earlier)
         for point in self._points(number, earlier, study_name, directions):
@@ -210,8 +211,6 @@ class RepeatableSampler(BaseSampler):
 
     def _shown(self, earlier: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
         """The earlier trials as trial `number` may see them: with their values, or as mere places."""
-        if self.name == "random":
-            return []
         shown = []
         replaced = replaced_by(earlier)
         for trial in earlier:
