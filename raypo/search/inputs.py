@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from raypo.search.materials import Materials, Tokens
 from raypo.search.together import made_together, rank
 from raypo.spaces import Value
 from raypo.study import Entry
-from raypo.training.frozen import frozen_logps
+from raypo.training.frozen import frozen_hidden, frozen_logps
+from raypo.training.model import DTYPES
+from raypo.training.needs import LIVE_REFERENCE
 from raypo.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Tokens with the arrays that go with them: "reference" and "mismatched" log-probs, "embeddings"."""
+    """Tokens with the arrays that go with them: "reference" and "mismatched" log-probs, "hidden", "embeddings"."""
 
     tokens: TokenSet
     frozen: Mapping[str, np.ndarray]
@@ -40,6 +42,8 @@ def trial_inputs(materials: Materials, trainer: Trainer, entry: Entry, point: Ma
         others = mismatched(tokens.set, int(tokens.set.lengths.max()))
         key = {**tokens.key, "mismatched": True}
         frozen["mismatched"] = reference_logps(materials, trainer, Tokens(others, key))
+    if LIVE_REFERENCE & set(needs) and _fit(materials, trainer, tokens):
+        frozen["hidden"] = reference_hidden(materials, trainer, tokens)
     if "embeddings" in needs:
         frozen["embeddings"] = materials.embeddings(tokens, point, method.data)  # type: ignore[arg-type]
     return Inputs(tokens.set, frozen)
@@ -47,6 +51,23 @@ def trial_inputs(materials: Materials, trainer: Trainer, entry: Entry, point: Ma
 
 def reference_logps(materials: Materials, trainer: Trainer, tokens: Tokens) -> np.ndarray:
     """Log-probs of the starting model on tokenised data, memory-mapped; computed by all ranks once."""
+    return _frozen(materials, trainer, tokens, "logps", frozen_logps)
+
+
+def reference_hidden(materials: Materials, trainer: Trainer, tokens: Tokens) -> np.ndarray:
+    """Last hidden states of the starting model on tokenised data, memory-mapped; computed by all ranks once."""
+    return _frozen(materials, trainer, tokens, "hidden", frozen_hidden)
+
+
+def _fit(materials: Materials, trainer: Trainer, tokens: Tokens) -> bool:
+    """Whether the hidden states of all scored tokens take no more than the study grants them."""
+    wide = trainer.engine.policy.head.in_features * DTYPES[trainer.setup.dtype].itemsize
+    return int(tokens.set.mask.sum()) * wide <= materials.study.training.hidden_budget_gib * 2**30
+
+
+def _frozen(
+    materials: Materials, trainer: Trainer, tokens: Tokens, kind: str, compute: Callable[..., np.ndarray]
+) -> np.ndarray:
     setup = trainer.setup
     layout: dict[str, Any] = {
         "shared_prefix": trainer.shares_prefix(tokens.set),
@@ -56,12 +77,13 @@ def reference_logps(materials: Materials, trainer: Trainer, tokens: Tokens) -> n
 
     def make(folder: Path) -> None:
         total = len(tokens.set)
-        materials.say(f"reference log-probs of {total} examples")
+        what = "log-probs" if kind == "logps" else "hidden states"
+        materials.say(f"reference {what} of {total} examples")
 
         def say(done: int, _all: int) -> None:
-            materials.say(f"reference log-probs, {done} of {total}")
+            materials.say(f"reference {what}, {done} of {total}")
 
-        found = frozen_logps(
+        found = compute(
             trainer.reference.forward,
             tokens.set,
             layout["shared_prefix"],
@@ -71,7 +93,7 @@ def reference_logps(materials: Materials, trainer: Trainer, tokens: Tokens) -> n
             say,
         )
         if rank() == 0:
-            np.save(folder / "logps.npy", found, allow_pickle=False)
+            np.save(folder / f"{kind}.npy", found, allow_pickle=False)
 
-    folder = made_together(materials.store, "logps", key, make)
-    return np.asarray(np.load(folder / "logps.npy", mmap_mode="r", allow_pickle=False))
+    folder = made_together(materials.store, kind, key, make)
+    return np.asarray(np.load(folder / f"{kind}.npy", mmap_mode="r", allow_pickle=False))

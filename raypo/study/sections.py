@@ -135,7 +135,11 @@ class Data(Section):
 
 
 class Training(Section):
-    """How a policy is trained; every number here may be an axis."""
+    """How a policy is trained; the numbers that say how it learns may be axes.
+
+    hidden_budget_gib: methods that need the reference's full distribution read its last hidden states from the store
+    where these take no more than this; 0 computes them anew at every step.
+    """
 
     lr: _axis(0) = 5e-7  # type: ignore[valid-type]
     epochs: _axis(0) = 1.0  # type: ignore[valid-type]
@@ -150,6 +154,7 @@ class Training(Section):
     adam_beta1: _axis(0, 1) = 0.9  # type: ignore[valid-type]
     adam_beta2: _axis(0, 1) = 0.999  # type: ignore[valid-type]
     checkpoint_every_s: Positive = 300.0
+    hidden_budget_gib: NonNegative = 0.0
 
 
 class Sampling(Section):

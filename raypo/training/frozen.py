@@ -1,11 +1,12 @@
-"""Per-token log-probs of a model that does not change: whole token sets for the store, or a few samples.
+"""Log-probs and hidden states of a model that does not change: whole token sets for the store, or a few samples.
 
 The layout is the training loop's own, so on a CPU cached values equal live ones bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,9 +18,11 @@ from raypo.training.model import Forward
 
 Call = Callable[[tuple[Pass, ...]], Forward]
 """A model's forward pass: an engine's, a live copy's, or a Policy's wrapped in Forward."""
+Say = Callable[[int, int], None]
+ROWS_REDUCED = 2**16
+"""Hidden states that ranks exchange at once."""
 
 
-@torch.no_grad()
 def frozen_logps(
     call: Call,
     tokens: TokenSet,
@@ -27,25 +30,73 @@ def frozen_logps(
     examples_at_once: int,
     device: torch.device,
     one_pass: bool,
-    say: Callable[[int, int], None] = lambda _done, _all: None,
+    say: Say = lambda _done, _all: None,
 ) -> np.ndarray:
     """float32 [total] log-probs (nats) aligned with `tokens.ids`, 0 off the mask; ranks share the work.
 
     `say(done, all)` is told the progress in examples. Every rank gets the whole result.
     """
     flat = torch.zeros(len(tokens.ids), device=device)
+    for source, forward in _forwards(call, tokens, shared, examples_at_once, device, one_pass, say):
+        if len(source):
+            flat[torch.from_numpy(source).to(device)] = forward.logps
+    # Sequences that several examples share were written by several ranks: equal values, so the largest part wins.
+    return _merge(flat).cpu().numpy()
+
+
+def frozen_hidden(
+    call: Call,
+    tokens: TokenSet,
+    shared: bool,
+    examples_at_once: int,
+    device: torch.device,
+    one_pass: bool,
+    say: Say = lambda _done, _all: None,
+) -> np.ndarray:
+    """[scored tokens, D] hidden states that predict the tokens on the mask, in their order; bf16 as its int16 bits."""
+    rows = scored_rows(tokens)
+    flat = torch.empty(0)
+    for source, forward in _forwards(call, tokens, shared, examples_at_once, device, one_pass, say):
+        if not len(flat):
+            flat = torch.full((int(rows[-1]) + 1, forward.hidden.shape[1]), -math.inf, dtype=forward.hidden.dtype)
+        if len(source):
+            flat[torch.from_numpy(rows[source])] = forward.hidden.cpu()
+    if comm.world() > 1:
+        for part in flat.split(ROWS_REDUCED):
+            whole = part.float().to(device)  # exact for bf16, and unwritten rows are -inf
+            torch.distributed.all_reduce(whole, op=torch.distributed.ReduceOp.MAX)
+            part.copy_(whole)
+    return (flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy()
+
+
+def scored_rows(tokens: TokenSet) -> np.ndarray:
+    """int64 [total] row of `frozen_hidden` that belongs to a token on the mask."""
+    return np.cumsum(tokens.mask) - 1
+
+
+@torch.no_grad()
+def _forwards(
+    call: Call,
+    tokens: TokenSet,
+    shared: bool,
+    examples_at_once: int,
+    device: torch.device,
+    one_pass: bool,
+    say: Say,
+) -> Iterator[tuple[np.ndarray, Forward]]:
+    """(places in `tokens.ids`, what the model says of them) of this rank's examples; ranks take equally many passes.
+
+    A rank that has run out of examples gets no places.
+    """
     order = np.argsort(-tokens.example_lengths(), kind="stable")
     mine = order[comm.rank() :: comm.world()]
     rounds = -(-len(order) // (examples_at_once * comm.world()))
     for i in range(rounds):
         examples = mine[i * examples_at_once : (i + 1) * examples_at_once]
         batch = MicroBatch.of(tokens, examples if len(examples) else order[-1:], shared, one_pass)
-        logps = call(tuple(p.to(device) for p in batch.passes)).logps
-        if len(examples):
-            flat[torch.from_numpy(batch.source).to(device)] = logps
+        forward = call(tuple(p.to(device) for p in batch.passes))
+        yield (batch.source if len(examples) else batch.source[:0]), forward
         say(min((i + 1) * examples_at_once * comm.world(), len(order)), len(order))
-    # Sequences that several examples share were written by several ranks: equal values, so the largest part wins.
-    return _merge(flat).cpu().numpy()
 
 
 def _merge(flat: torch.Tensor) -> torch.Tensor:

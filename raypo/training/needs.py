@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from raypo.errors import MethodError
 from raypo.methods import Batch, Pairs, Ranked, Scores, Unpaired
 from raypo.training import comm
 from raypo.training.engine import Engine
+from raypo.training.frozen import scored_rows
 from raypo.training.layout import MicroBatch
 from raypo.training.model import Forward
 from raypo.training.partition import NoLogPartition, Side, TiledLogPartition, token_kl
@@ -26,7 +28,7 @@ from raypo.training.reference import LiveCopy
 
 Inputs = Pairs | Unpaired | Ranked | Scores
 LIVE_REFERENCE = {"log_partition", "token_kl"}
-"""Needs that no store can meet: both models have to be at hand."""
+"""Needs for which both LM heads have to be at hand; the store may have the reference's last hidden states."""
 
 
 @dataclass
@@ -44,6 +46,11 @@ class Supply:
     batch_seed: int = 0
     real: bool = field(default=True)
     """Whether this rank's micro-batch counts, or only keeps the ranks in step."""
+
+    @cached_property
+    def scored_rows(self) -> np.ndarray:
+        """int64 [total] row of a scored token among the stored hidden states."""
+        return scored_rows(self.tokens)
 
 
 @dataclass(frozen=True)
@@ -125,8 +132,13 @@ def _log_partition(s: Supply, batch: MicroBatch, forward: Forward) -> TiledLogPa
 def _sides(s: Supply, batch: MicroBatch, forward: Forward) -> tuple[Side, Side]:
     assert s.reference is not None  # the trainer makes one for methods that need it
     heads = s.engine.policy.head, s.reference.policy.head
-    hidden = s.reference.forward(on(s, batch)).hidden
+    hidden = _stored_hidden(s, batch) if "hidden" in s.frozen else s.reference.forward(on(s, batch)).hidden
     return Side(forward.hidden, heads[0], heads[0].shape), Side(hidden, heads[1], heads[1].shape)
+
+
+def _stored_hidden(s: Supply, batch: MicroBatch) -> Tensor:
+    rows = torch.from_numpy(s.frozen["hidden"][s.scored_rows[batch.source]])
+    return (rows.view(torch.bfloat16) if rows.dtype == torch.int16 else rows).to(s.engine.device)
 
 
 def _token_kl(s: Supply, batch: MicroBatch, forward: Forward) -> Tensor:

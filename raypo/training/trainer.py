@@ -31,7 +31,8 @@ from raypo.training.settings import EngineSetup, Optimisation, Run
 
 OnStep = Callable[[dict[str, float]], None]
 Frozen = Mapping[str, np.ndarray]
-"""What the store has: "reference" and "mismatched" log-probs, flat as their token sets' ids, "embeddings" [E, D]."""
+"""What the store has: "reference" and "mismatched" log-probs, flat as their token sets' ids, "embeddings" [E, D],
+"hidden" [scored tokens, D] of the reference (see `frozen`)."""
 
 
 class Trainer:

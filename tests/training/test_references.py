@@ -1,5 +1,7 @@
 """References: cached ones equal live ones bit for bit, moving ones move as told, mismatched ones are what KTO means."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from rank_jobs import go_on
 from training_parts import build_model, token_set
 
 from raypo.data.mismatch import mismatched
-from raypo.training.frozen import frozen_logps
+from raypo.training.frozen import frozen_hidden, frozen_logps
 from raypo.training.layout import MicroBatch
 from raypo.training.needs import PROVIDERS
 from raypo.training.settings import EngineSetup, Optimisation, Run
@@ -135,3 +137,35 @@ def test_exact_kl_reaches_the_loss(trainer):
     trainer.train(3, seen.append)
     assert seen[0]["ppo/kl"] == 0.0
     assert seen[-1]["ppo/kl"] > 0.0
+
+
+@pytest.mark.parametrize(("method", "kind"), [("epsilon_dpo", "pairs"), ("offline_ppo", "unpaired")])
+def test_stored_hidden_states_train_as_live_ones_bit_for_bit(trainer, monkeypatch, method, kind):
+    """Without a forward pass of the reference: computed 5 at a time, used 3 at a time."""
+    tokens = token_set(kind, examples=16, longest=150, holes=True)
+    given = {"kl_mode": "exact"} if method == "offline_ppo" else {"beta": 0.3, "epsilon": 0.05}
+    run = Run(method, given, Optimisation(lr=1e-3, batch_size=8, epochs=2), seed=1)
+    trainer.begin(run, tokens)
+    live = go_on(trainer)
+    settings = (trainer.shares_prefix(tokens), 5, trainer.engine.device, False)
+    hidden = frozen_hidden(trainer.reference.forward, tokens, *settings)
+    assert hidden.shape == (tokens.mask.sum(), trainer.engine.policy.head.in_features)
+    trainer.begin(run, tokens, {"reference": stored(trainer, tokens), "hidden": hidden})
+    monkeypatch.setattr(trainer.reference, "forward", None)
+    assert go_on(trainer) == live
+
+
+def test_hidden_states_in_bf16_keep_their_bits(model):
+    trainer = Trainer(EngineSetup(model, zero_stage=0))
+    tokens = token_set(examples=3)
+    trainer.begin(Run("dpo", {}, Optimisation(lr=1e-3, batch_size=3, steps=1), 0), tokens)
+
+    def halved(passes):
+        forward = trainer.reference.forward(passes)
+        return dataclasses.replace(forward, hidden=forward.hidden.bfloat16())
+
+    settings = (tokens, trainer.shares_prefix(tokens), 2, trainer.engine.device, False)
+    bits = frozen_hidden(halved, *settings)
+    assert bits.dtype == np.int16
+    whole = torch.from_numpy(frozen_hidden(trainer.reference.forward, *settings))
+    assert torch.equal(torch.from_numpy(bits).view(torch.bfloat16), whole.bfloat16())
