@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from raypo.artifacts import Store
-from raypo.errors import Diverged
+from raypo.errors import Diverged, JudgeError
+from raypo.evaluation.goals import value_of
 from raypo.evaluation.judges import Judge
 from raypo.search import checkpoints
 from raypo.search.evaluating import Evaluator
@@ -132,11 +133,19 @@ class TrialBench:
     def _evaluate(self, job: Job, segment: Segment) -> tuple[dict[str, Any], str | None]:
         figures, reason = self.evaluator.evaluate(segment.trainer, job)
         figures |= {f"heldout/{name}": value for name, value in self._heldout(segment.trainer, job.label).items()}
-        metric = self.study.objective.metric
-        value = figures.get("heldout/dpo/accuracies" if metric == "reward_accuracy" else metric)
-        if value is not None and reason is None:
-            figures["objective"] = value
+        if reason is None:
+            figures |= self._objectives(figures)
         return figures, reason
+
+    def _objectives(self, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """What the sampler is told of an evaluation: one value, or one for each of several goals."""
+        wanted = self.study.objective
+        goals = wanted.pareto or (wanted.metric,)
+        values = [value_of(figures, goal) for goal in goals]
+        for goal, value in zip(goals, values, strict=True):
+            if value is None:
+                raise JudgeError(f"objective: this evaluation has no {goal}; it has {', '.join(sorted(figures))}")
+        return {"objective": values[0], **({"objectives": values} if wanted.pareto else {})}
 
     def _keep_model(self, job: Job, segment: Segment) -> None:
         """A fully trained trial keeps its model and no optimizer state."""

@@ -15,6 +15,7 @@ from raypo.evaluation.win_rate import estimate
 from raypo.search.folders import trial_folder
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Ledger, Row
+from raypo.search.ranking import ranked
 from raypo.search.samplers import seed_of
 from raypo.study import Study
 
@@ -28,12 +29,11 @@ class Again:
 
 
 def candidates(study: Study, ledger: Ledger, job_of: Callable[[Row], Job]) -> list[Again]:
-    """The best `confirm.top` finished trials of each method that have no confirmation yet."""
+    """The best `confirm.top` finished trials of each method, those of them that have no confirmation yet."""
     chosen = []
     for label in study.methods:
-        finished = [row for row in ledger.rows(label) if row.state == "finished" and row.evaluations]
-        finished.sort(key=lambda row: -float(row.evaluations[-1]["objective"]))
-        chosen += [row for row in finished[: study.confirm.top] if row.confirmation is None]
+        best = ranked(ledger.rows(label))[: study.confirm.top]
+        chosen += [row for row in best if row.confirmation is None]
     return [Again(row, tuple(_job(study, job_of(row), k) for k in range(study.confirm.seeds))) for row in chosen]
 
 
@@ -78,6 +78,7 @@ def combined(outcomes: Sequence[Outcome], folder: Path) -> dict[str, Any]:
         "seeds": len(good),
         "spread": float(np.std(rates, ddof=1)) if len(rates) > 1 else 0.0,
         "rates": rates,
+        "objective": float(np.mean([outcome.evaluation["objective"] for outcome in good])),
         "kl": float(np.mean([outcome.evaluation.get("kl", np.nan) for outcome in good])),
         "length": float(np.mean([outcome.evaluation["length"] for outcome in good])),
         "failed": failed,

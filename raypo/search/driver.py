@@ -20,6 +20,7 @@ from raypo.search.jobs import Job
 from raypo.search.journal import mend
 from raypo.search.lease import lease
 from raypo.search.ledger import Ledger, Row
+from raypo.search.rivals import concurrent_trials
 from raypo.search.searches import SearchFolder, create, extend, opened
 from raypo.search.steering import LIVE, Steering
 from raypo.study import Study
@@ -99,7 +100,7 @@ def _conductor(search: SearchFolder, study: Study, ledger: Ledger, cluster: Clus
         folder=search.path,
         pool=cluster.pool_name,
         namespace=NAMESPACE,
-        concurrent=study.resources.slots * 2,
+        concurrent=concurrent_trials(study),
         targets=search.settings["targets"],
     )
 

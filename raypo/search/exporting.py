@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from raypo.errors import StorageError
+from raypo.evaluation.goals import beats
 from raypo.search.folders import trial_folder
+from raypo.search.ranking import merit, point
 from raypo.search.rows import Row
 
 KEPT = 3
@@ -31,11 +33,15 @@ def copy_model(search: Path, trial: str, to: Path) -> Path:
 
 
 class Models:
-    """The models of a search: those of each method's best `keep` finished trials stay, the others are removed."""
+    """The models of a search: those of each method's best `keep` finished trials stay, the others are removed.
+
+    With several objectives those of its front stay too.
+    """
 
     def __init__(self, search: Path, keep: int, rows: Iterable[Row]) -> None:
         self._search, self._keep = search, keep
-        self._best: dict[str, list[tuple[float, int, str]]] = {}
+        self._best: dict[str, list[tuple[bool, float, int, str]]] = {}
+        self._front: dict[str, dict[str, tuple[float, ...]]] = {}
         for row in rows:
             self.heard("ended", row)
 
@@ -43,8 +49,15 @@ class Models:
         """Take an event of the search into account."""
         if kind != "ended" or row.state != "finished" or not row.evaluations:
             return
-        best = self._best.setdefault(row.label, [])
-        bisect.insort(best, (-float(row.evaluations[-1]["objective"]), row.number, row.name))
-        for _, _, loser in best[self._keep :]:
-            shutil.rmtree(trial_folder(self._search, loser) / "model", ignore_errors=True)
+        best, unbeaten = self._best.setdefault(row.label, []), self._front.setdefault(row.label, {})
+        kept = {row.name, *(name for *_, name in best), *unbeaten}
+        judged, objective = merit(row)
+        bisect.insort(best, (not judged, -objective, row.number, row.name))
         del best[self._keep :]
+        new = point(row)
+        if new and not any(beats(other, new) for other in unbeaten.values()):
+            for name in [name for name, other in unbeaten.items() if beats(new, other)]:
+                del unbeaten[name]
+            unbeaten[row.name] = new
+        for loser in kept - {name for *_, name in best} - unbeaten.keys():
+            shutil.rmtree(trial_folder(self._search, loser) / "model", ignore_errors=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,13 @@ _STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 
 
 class Ledger:
-    """All studies of one search in one storage. One driver writes; anyone may read."""
+    """All studies of one search in one storage. One driver writes; anyone may read.
 
-    def __init__(self, where: str | Path, search: str) -> None:
-        self.search = search
+    `goals` names what is maximised where that is more than one thing; `-kl` is the negative of the KL.
+    """
+
+    def __init__(self, where: str | Path, search: str, goals: Sequence[str] = ()) -> None:
+        self.search, self.goals = search, tuple(goals)
         self.storage = _storage(where)
         self._studies: dict[str, optuna.Study] = {}
         self._known: dict[str, Known] = {}
@@ -46,14 +49,17 @@ class Ledger:
     def study(self, label: str) -> optuna.Study:
         """The Optuna study of a method, created on first use."""
         if label not in self._studies:
-            self._studies[label] = optuna.create_study(
+            goals = () if label == CONTROL else self.goals
+            self._studies[label] = study = optuna.create_study(
                 storage=self.storage,
                 study_name=f"{self.search}/{label}",
-                direction="maximize",
+                directions=["maximize"] * max(1, len(goals)),
                 load_if_exists=True,
                 sampler=optuna.samplers.RandomSampler(seed=0),
                 pruner=optuna.pruners.NopPruner(),
             )
+            if goals and study.metric_names is None:
+                study.set_metric_names(list(goals))
         return self._studies[label]
 
     def labels(self) -> list[str]:
@@ -117,7 +123,7 @@ class Ledger:
         study.add_trial(
             optuna.trial.create_trial(
                 state=old.state,
-                value=old.value,
+                values=old.values,
                 params=params,
                 distributions=dict(space),
                 user_attrs={**kept, "source": source},
@@ -152,7 +158,8 @@ class Ledger:
         self.storage.set_trial_user_attr(trial_id, "state", state)
         values = None
         if state == "finished" or (state == "pruned" and current.evaluations):
-            values = [float(current.evaluations[-1]["objective"])]
+            last = current.evaluations[-1]
+            values = [float(value) for value in last.get("objectives", [last["objective"]])]
         self.storage.set_trial_state_values(trial_id, _STATES.get(state, TrialState.FAIL), values)
         return self.row(row.name)
 

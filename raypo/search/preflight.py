@@ -12,6 +12,7 @@ from raypo.errors import DataError, StudyError
 from raypo.methods import check_corners
 from raypo.search.drawing import rules_of
 from raypo.search.fitting import first_records, misfits, remarks
+from raypo.search.measuring import unmeasurable
 from raypo.spaces import Space, Value, corners
 from raypo.study import Entry, Study
 
@@ -27,7 +28,7 @@ def check(study: Study, say: Callable[[str], None]) -> None:
     Raises:
         StudyError: one line a problem.
     """
-    problems = [*_missing_files(study), *_no_model(study)]
+    problems = [*_missing_files(study), *_no_model(study), *unmeasurable(study)]
     records: list[Record] = []
     if not problems:
         try:

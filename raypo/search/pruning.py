@@ -17,9 +17,13 @@ from raypo.study import Study
 
 
 def pruner_for(study: Study, label: str, folder: Path, lag: int) -> BasePruner:
-    """The study's pruner for one method; without a choice, median where the schedule has a point to decide at."""
+    """The study's pruner for one method.
+
+    Without a choice it is median, where there is one objective and the schedule has a point to decide at.
+    """
     at = study.objective.at
-    name = study.search.pruner or ("median" if any(1 / 3 - 1e-3 <= fraction < 1 for fraction in at) else "none")
+    decides = study.objective.pareto is None and any(1 / 3 - 1e-3 <= fraction < 1 for fraction in at)
+    name = study.search.pruner or ("median" if decides else "none")
     return make_pruner(name, at, scores=partial(verdicts, study, label, folder), lag=lag)
 
 

@@ -52,6 +52,7 @@ def average(first: Outcome, further: Sequence[Outcome], folder: Path) -> dict[st
     outcomes = [first, *further]
     pooled = combined(outcomes, folder)
     own = ("win_rate", "ci_low", "ci_high", "n", "seeds", "spread")
+    several = [outcome.evaluation.get("objectives", ()) for outcome in outcomes]
     return {
         **first.evaluation,
         **{
@@ -59,6 +60,7 @@ def average(first: Outcome, further: Sequence[Outcome], folder: Path) -> dict[st
             for name, value in first.evaluation.items()
             if isinstance(value, float) and all(name in outcome.evaluation for outcome in outcomes)
         },
+        **({"objectives": [sum(values) / len(values) for values in zip(*several, strict=True)]} if several[0] else {}),
         **{name: pooled[name] for name in own},
         "fraction": first.fraction,
         "step": first.step,

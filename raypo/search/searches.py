@@ -32,7 +32,8 @@ class SearchFolder:
 
     @property
     def ledger(self) -> Ledger:
-        return Ledger(self.path / "ledger.journal", self.name)
+        goals = (read_json(self.path / "search.json") or {}).get("goals", ())
+        return Ledger(self.path / "ledger.journal", self.name, goals)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -80,6 +81,7 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
             "allow_code": study.allow_code,
             "targets": targets(study),
             "versions": versions(),
+            "goals": study.objective.pareto or (),
             **also,
         },
     )

@@ -223,8 +223,21 @@ def _increasing(values: tuple[float, ...]) -> tuple[float, ...]:
     return (*values[:-1], 1.0)
 
 
+def _several(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if values is not None and not (2 <= len(values) <= 3 and len(set(values)) == len(values)):
+        raise ValueError(f"needs two or three different metrics such as [win_rate, -kl], got {list(values)}")
+    return values
+
+
+Metric = Literal["win_rate", "lc_win_rate", "reward_accuracy", "score"]
+Goal = Literal["win_rate", "lc_win_rate", "reward_accuracy", "score", "-kl", "-length", "-length_ratio"]
+
+
 class Objective(Section):
-    metric: Literal["win_rate", "lc_win_rate", "reward_accuracy"] = "win_rate"
+    """What is maximised: one `metric`, or in its place several by `pareto`, where a minus says to minimise."""
+
+    metric: Metric = "win_rate"
+    pareto: Annotated[tuple[Goal, ...] | None, AfterValidator(_several)] = None
     judge: Judge
     prompts: Prompts = Prompts()
     opponent: str = "start"
@@ -263,7 +276,7 @@ class Search(Section):
     fair: Literal["trials", "gpu_hours"] = "trials"
     repeats: Repeats = Repeats()
     priors: bool = False
-    sampler: Literal["tpe", "gp", "cmaes", "random", "grid"] = "tpe"
+    sampler: Literal["tpe", "gp", "cmaes", "random", "grid", "nsga2"] = "tpe"
     pruner: Literal["none", "successive_halving", "hyperband", "median", "wilcoxon"] | None = None
     seed: int = 0
     constraints: tuple[str, ...] = ()
