@@ -61,11 +61,12 @@ def results_of(storage: str, name: str) -> Any:
 def print_comparison(results: list[Any], style: str) -> None:
     """The best configuration per method, of one search or of several side by side."""
     from raypo.tracking.compare import compare
-    from raypo.tracking.tables import render, table, to_rich
+    from raypo.tracking.tables import render, tables, to_rich
 
     comparisons = [compare(result) for result in results]
     if style == "table":
-        draw(to_rich(table(comparisons)))
+        for content in tables(comparisons):
+            draw(to_rich(content))
     else:
         print(render(comparisons, style))
 

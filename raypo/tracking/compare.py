@@ -2,7 +2,8 @@
 
 Only fully trained trials can win: a pruned trial's number comes from an earlier point of its schedule, where a large
 learning rate can look good before it over-optimises. Where configurations were confirmed on unseen prompts, the winner
-is chosen among the confirmed ones, since the others' figures still carry the optimism of having been searched.
+is chosen among the confirmed ones, since the others' figures still carry the optimism of having been searched. A trial
+that was raced out, and so judged on a part of the prompts, wins over none that was judged on all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raypo.errors import StorageError
+from raypo.evaluation.goals import front, value_of
 from raypo.search.results import SearchResults, TrialResult, Value
 
 COUNTED = ("finished", "pruned", "failed", "diverged")
@@ -49,17 +51,38 @@ class MethodRow:
     failed: int
     diverged: int
     confirmation: Confirmation | None = None
+    objective: float | None = None
+    """What the winner was chosen by, where that is not the win rate."""
+
+
+@dataclass(frozen=True)
+class Unbeaten:
+    """A configuration that no other of its method beats in everything that a search of several objectives looks at.
+
+    `values` holds the metrics by name, each as it was measured.
+    """
+
+    method: str
+    trial: str
+    hyperparameters: Mapping[str, Value]
+    n: int
+    values: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The headline of one search: a row per method, and what the win rate was measured with."""
+    """The headline of one search: a row per method, and what the win rate was measured with.
+
+    `goals` is what was maximised; with more than one, `front` has the configurations that no other beats.
+    """
 
     search: str
     rows: tuple[MethodRow, ...]
     confirmed: bool
     judge: str
     opponent: str
+    goals: tuple[str, ...] = ("win_rate",)
+    front: tuple[Unbeaten, ...] = ()
 
 
 def fully_trained(trial: TrialResult) -> bool:
@@ -79,10 +102,19 @@ def figure(trial: TrialResult) -> dict[str, Any]:
 
 
 def winner(trials: Sequence[TrialResult], method: str) -> TrialResult | None:
-    """Return the best fully trained trial of a method, or None; of equal ones, the earliest."""
+    """Return a method's best fully trained trial by the (first) objective, or None; of equal ones, the earliest."""
     able = [trial for trial in trials if trial.method == method and fully_trained(trial)]
     confirmed = [trial for trial in able if trial.confirmation is not None]
-    return max(confirmed or able, key=lambda trial: (figure(trial)["win_rate"], -trial.number), default=None)
+    return max(confirmed or able, key=lambda trial: (*_merit(trial), -trial.number), default=None)
+
+
+def _merit(trial: TrialResult) -> tuple[bool, float]:
+    """What trials are ordered by: judged in full, then the objective, from the confirmation where there is one."""
+    last, found = trial.estimate, trial.confirmation
+    if found is not None:
+        return True, found.get("objective", found["win_rate"]) if found["seeds"] else -math.inf
+    assert last is not None, "a fully trained trial has an estimate"
+    return "not_judged" not in last.metrics, last.metrics.get("objective", last.win_rate)
 
 
 def compare(results: SearchResults) -> Comparison:
@@ -90,13 +122,48 @@ def compare(results: SearchResults) -> Comparison:
     rows = tuple(_row(results, method) for method in results.methods)
     best = [winner(results.trials, method) for method in results.methods]
     objective = results.study.get("objective", {})
+    goals = goals_of(results)
     return Comparison(
         search=results.name,
         rows=rows,
         confirmed=any(best) and all(trial.confirmation is not None for trial in best if trial is not None),
         judge=judge_name(objective.get("judge")),
         opponent=str(objective.get("opponent", "start")),
+        goals=goals,
+        front=tuple(found for method in results.methods for found in unbeaten(results, method)) if goals[1:] else (),
     )
+
+
+def goals_of(results: SearchResults) -> tuple[str, ...]:
+    """What a search maximises: its metric, or the several of a Pareto search; a minus marks the negative."""
+    objective = results.study.get("objective", {})
+    return tuple(objective.get("pareto") or (objective.get("metric", "win_rate"),))
+
+
+def unbeaten(results: SearchResults, method: str) -> list[Unbeaten]:
+    """The fully trained trials of a method that no other beats, the best by the first objective first."""
+    goals = goals_of(results)
+    points = {}
+    for trial in results.trials:
+        if trial.method == method and fully_trained(trial):
+            values = [value_of(figures(trial), goal) for goal in goals]
+            if None not in values:
+                points[trial.name] = (trial, [value for value in values if value is not None])
+    able = sorted(points.values(), key=lambda pair: pair[1], reverse=True)
+    return [_unbeaten(*able[i], goals) for i in front([point for _, point in able])]
+
+
+def _unbeaten(trial: TrialResult, point: Sequence[float], goals: Sequence[str]) -> Unbeaten:
+    values = {
+        goal.removeprefix("-"): abs(v) if goal.startswith("-") else v for goal, v in zip(goals, point, strict=True)
+    }
+    return Unbeaten(trial.method, trial.name, dict(trial.hyperparameters), int(figure(trial)["n"]), values)
+
+
+def figures(trial: TrialResult) -> dict[str, Any]:
+    """Every figure of a trial's latest evaluation by name."""
+    last = trial.estimate
+    return {} if last is None else {**last.metrics, **{name: getattr(last, name) for name in FIGURES}}
 
 
 def judge_name(judge: Any) -> str:
@@ -113,16 +180,25 @@ def judge_name(judge: Any) -> str:
 def caption(comparison: Comparison) -> str:
     """Say what the win rates of a comparison mean: judge, opponent, and whether they were confirmed."""
     basis = "confirmed on unseen prompts" if comparison.confirmed else "search estimate, optimistic"
-    return f"Win rate against {comparison.opponent} by judge {comparison.judge}, 95 % interval; {basis}."
+    chosen = ""
+    if comparison.goals != ("win_rate",):
+        first, *others = comparison.goals
+        chosen = f" Winners by {first}{', the first of ' + ', '.join(comparison.goals) if others else ''}."
+    return f"Win rate against {comparison.opponent} by judge {comparison.judge}, 95 % interval; {basis}.{chosen}"
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as plain data, in the shape that `raypo compare --json` prints."""
     rows = [
-        {name: value for name, value in asdict(row).items() if name != "confirmation" or value}
+        {name: v for name, v in asdict(row).items() if name not in ("confirmation", "objective") or v is not None}
         for row in comparison.rows
     ]
-    return {"search": comparison.search, "methods": rows}
+    found: dict[str, Any] = {"search": comparison.search, "methods": rows}
+    if comparison.goals != ("win_rate",):
+        found["objective"] = list(comparison.goals)
+    if comparison.goals[1:]:
+        found["front"] = [asdict(point) for point in comparison.front]
+    return found
 
 
 def _row(results: SearchResults, method: str) -> MethodRow:
@@ -136,6 +212,7 @@ def _row(results: SearchResults, method: str) -> MethodRow:
         **figures,
         **{state: states[state] for state in COUNTED},
         confirmation=_confirmation(best) if best else None,
+        objective=_merit(best)[1] if best and goals_of(results)[0] != "win_rate" else None,
     )
 
 

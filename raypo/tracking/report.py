@@ -20,7 +20,7 @@ from raypo.tracking.page import chart, grid, section, table, text
 from raypo.tracking.parallel import parallel
 from raypo.tracking.samples import samples
 from raypo.tracking.significance import Pair, significance
-from raypo.tracking.tables import Table, configuration, headline, number, signed
+from raypo.tracking.tables import Table, configuration, front, headline, number, signed
 
 SECTIONS = {
     "winners": "Winners",
@@ -116,8 +116,12 @@ def _header(results: SearchResults) -> str:
 
 def _winners(results: SearchResults) -> str:
     lead = "The best fully trained configuration of each method. Trials that were pruned or diverged cannot win."
+    comparison = compare(results)
     picture = chart(charts.forest(results), "win rate of each method's winner with its interval")
-    return section("winners", "Which method won", lead, picture, table(replace(headline(compare(results)), caption="")))
+    fronts = [f"<h3>The front</h3>{table(front(comparison))}"] if comparison.front else []
+    return section(
+        "winners", "Which method won", lead, picture, table(replace(headline(comparison), caption="")), *fronts
+    )
 
 
 def _differences(results: SearchResults) -> str:

@@ -20,6 +20,8 @@ from rich.table import Table as RichTable
 from raypo.errors import StudyError
 from raypo.tracking.compare import Comparison, MethodRow, as_json, caption
 
+RATES = ("win_rate", "lc_win_rate", "reward_accuracy")
+"""Metrics that are written in per cent."""
 FORMATS = ("markdown", "csv", "json", "latex")
 _LATEX = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "±": r"$\pm$", "β": r"$\beta$"})
 
@@ -65,15 +67,36 @@ def win_rate(row: MethodRow) -> str:
 
 def headline(comparison: Comparison) -> Table:
     """Tabulate one search: the best configuration per method and how its trials ended."""
-    columns = ("method", "trial", "configuration", "win rate %", "95 % interval", "n", "KL", "length")
+    chosen = comparison.goals[0] != "win_rate"
+    named = ("method", "trial", "configuration", "win rate %", "95 % interval", "n", "KL", "length")
+    columns = (*named, comparison.goals[0]) if chosen else named
     counts = ("finished", "pruned", "failed", "diverged")
     confirmed = any(row.confirmation for row in comparison.rows)
     beside = ("spread over seeds", "in the search %") if confirmed else ()
     rows = tuple(
-        _cells(row) + (_confirmation(row) if confirmed else ()) + tuple(str(getattr(row, state)) for state in counts)
+        _cells(row)
+        + ((number(row.objective, 4),) if chosen else ())
+        + (_confirmation(row) if confirmed else ())
+        + tuple(str(getattr(row, state)) for state in counts)
         for row in comparison.rows
     )
     return Table(comparison.search, columns + beside + counts, rows, caption(comparison), words=3)
+
+
+def front(comparison: Comparison) -> Table:
+    """Tabulate the configurations that no other of their method beats in all objectives of a Pareto search."""
+    metrics = tuple(goal.removeprefix("-") for goal in comparison.goals)
+    rows = tuple(
+        (p.method, p.trial, configuration(p.hyperparameters), *(_measured(m, p.values[m]) for m in metrics), str(p.n))
+        for p in comparison.front
+    )
+    columns = ("method", "trial", "configuration", *(f"{m} %" if m in RATES else m for m in metrics), "n")
+    said = f"No other trial of the method is as good in all of {', '.join(comparison.goals)} and better in one."
+    return Table(f"{comparison.search}: front", columns, rows, said, words=3)
+
+
+def _measured(metric: str, value: float) -> str:
+    return number(value, scale=100) if metric in RATES else number(value, 2)
 
 
 def _confirmation(row: MethodRow) -> tuple[str, str]:
@@ -96,9 +119,10 @@ def side_by_side(comparisons: Sequence[Comparison]) -> Table:
     return Table("Win rate % by method and search", ("method", *searches), rows, text)
 
 
-def table(comparisons: Sequence[Comparison]) -> Table:
-    """Tabulate one search in full, or several side by side."""
-    return headline(comparisons[0]) if len(comparisons) == 1 else side_by_side(comparisons)
+def tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    """Tabulate one search in full, or several side by side, and then the front of each that has several objectives."""
+    first = headline(comparisons[0]) if len(comparisons) == 1 else side_by_side(comparisons)
+    return [first, *(front(comparison) for comparison in comparisons if comparison.goals[1:])]
 
 
 def render(comparisons: Sequence[Comparison], style: str) -> str:
@@ -110,7 +134,8 @@ def render(comparisons: Sequence[Comparison], style: str) -> str:
         return to_csv(comparisons)
     if style not in FORMATS:
         raise StudyError(f"--format: no such format, got {style!r}; allowed: table, {', '.join(FORMATS)}")
-    return (to_markdown if style == "markdown" else to_latex)(table(comparisons))
+    draw = to_markdown if style == "markdown" else to_latex
+    return "\n\n".join(draw(content) for content in tables(comparisons))
 
 
 def to_rich(content: Table) -> RichTable:

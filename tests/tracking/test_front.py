@@ -1,0 +1,86 @@
+"""What a comparison says of other objectives than the win rate: the front, the metric, and races."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from raypo.evaluation.goals import front
+from raypo.search.results import SearchResults, TrialResult
+from raypo.tracking.compare import as_json, caption, compare, winner
+from raypo.tracking.report import page
+from raypo.tracking.tables import headline, render, tables
+
+
+def with_objective(results: SearchResults, **keys: object) -> SearchResults:
+    return replace(results, study={**results.study, "objective": {**results.study["objective"], **keys}})
+
+
+def measured(trial: TrialResult, **metrics: float) -> TrialResult:
+    last = trial.history[-1]
+    return replace(trial, history=(*trial.history[:-1], replace(last, metrics={**last.metrics, **metrics})))
+
+
+def test_nobody_beats_a_point_of_the_front() -> None:
+    points = [(0.6, -5.0), (0.5, -2.0), (0.6, -6.0), (0.4, -2.5), (0.5, -2.0)]
+    assert front(points) == [0, 1, 4]
+    assert front([()]) == [0]
+
+
+def test_the_front_of_each_method_is_what_no_other_trial_of_it_beats(results: SearchResults) -> None:
+    searched = with_objective(results, pareto=["win_rate", "-kl"])
+    found = as_json(compare(searched))
+    assert found["objective"] == ["win_rate", "-kl"]
+    for method in results.methods:
+        able = {
+            t.name: (t.history[-1].win_rate, t.history[-1].kl)
+            for t in results.trials
+            if t.method == method and t.state == "finished"
+        }
+        points = {
+            p["trial"]: (p["values"]["win_rate"], p["values"]["kl"]) for p in found["front"] if p["method"] == method
+        }
+        assert points.items() <= able.items()
+        for name, (rate, kl) in able.items():
+            beaten = any(r >= rate and k <= kl and (r, k) != (rate, kl) for r, k in able.values())
+            assert (name in points) == (not beaten)
+        assert winner(searched.trials, method).name in points
+    assert all(set(p) == {"method", "trial", "hyperparameters", "n", "values"} for p in found["front"])
+
+
+def test_the_front_is_printed_below_the_winners_and_stands_in_the_report(results: SearchResults) -> None:
+    comparison = compare(with_objective(results, pareto=["win_rate", "-kl"]))
+    first, second = tables([comparison])
+    assert second.columns == ("method", "trial", "configuration", "win_rate %", "kl", "n")
+    assert len(second.rows) == len(comparison.front)
+    assert caption(comparison).endswith("Winners by win_rate, the first of win_rate, -kl.")
+    assert render([comparison], "markdown").count("| method |") == 2
+    assert "The front" in page(with_objective(results, pareto=["win_rate", "-kl"]))
+    assert "The front" not in page(results)
+    assert first == headline(comparison)
+
+
+def test_the_winner_is_chosen_by_the_metric_that_was_maximised(results: SearchResults) -> None:
+    finished = [t.name for t in results.trials if t.method == "dpo" and t.state == "finished"]
+    values = {name: i / 10 for i, name in enumerate(finished)}
+    trials = tuple(measured(t, objective=values.get(t.name, 0.0)) for t in results.trials)
+    comparison = compare(with_objective(replace(results, trials=trials), metric="score"))
+    row = comparison.rows[0]
+    assert (row.trial, row.objective) == (finished[-1], values[finished[-1]])
+    assert "score" in headline(comparison).columns
+    assert caption(comparison).endswith("Winners by score.")
+
+
+def test_a_trial_that_was_raced_out_wins_over_no_fully_judged_one(results: SearchResults) -> None:
+    best = winner(results.trials, "dpo")
+    raced = replace(results, trials=tuple(measured(t, not_judged=100) if t == best else t for t in results.trials))
+    assert winner(raced.trials, "dpo").name != best.name
+    alone = [trial for trial in raced.trials if trial.name == best.name]
+    assert winner(alone, "dpo").name == best.name
+
+
+def test_a_configuration_of_which_every_seed_failed_does_not_win(results: SearchResults) -> None:
+    lost = {"win_rate": 0.0, "ci_low": 0.0, "ci_high": 1.0, "n": 0, "seeds": 0, "spread": 0.0}
+    held = {"win_rate": 0.4, "ci_low": 0.3, "ci_high": 0.5, "n": 9, "seeds": 2, "spread": 0.1, "objective": -30.0}
+    first, second = [t for t in results.trials if t.method == "dpo" and t.state == "finished"][:2]
+    trials = (replace(first, confirmation=lost), replace(second, confirmation=held))
+    assert winner(trials, "dpo").name == second.name
