@@ -19,6 +19,9 @@ from raypo.study import Study
 
 Fair = Literal["trials", "gpu_hours"]
 
+REACTION_S = 1.0
+"""How long it takes a slot to hear that it has to stop: trials are told so much before the limit."""
+
 
 class Accounts:
     """What every trial has cost so far, by method."""
@@ -115,8 +118,9 @@ class Position:
         """Whether the limit is reached, so that running trials end."""
         budget = self.budget
         if budget.wall_s is not None:
-            return self.wall_s >= budget.wall_s
-        return budget.device_s is not None and self.spent_s >= budget.device_s
+            return self.wall_s + REACTION_S >= budget.wall_s
+        at_work = sum(flight.job_s > 0 for flight in self.running) * budget.workers
+        return budget.device_s is not None and self.spent_s + at_work * REACTION_S >= budget.device_s
 
     def order(self) -> list[str]:
         """Methods, the one furthest behind first."""

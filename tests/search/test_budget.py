@@ -76,7 +76,7 @@ def test_more_hours_take_up_what_the_budget_ended(tmp_path: Path) -> None:
 
 
 def test_hours_of_the_clock_count_over_drivers(tmp_path: Path) -> None:
-    search = new(tmp_path, budget={"wall_hours": 2 / 3600}, trials=None)
+    search = new(tmp_path, budget={"wall_hours": 3 / 3600}, trials=None)
     began = time.monotonic()
 
     def work(_: Job) -> float:
@@ -86,7 +86,7 @@ def test_hours_of_the_clock_count_over_drivers(tmp_path: Path) -> None:
     played = Played(search, cost=work)
     with played.steering.following(search.path / "live.json"):
         played.run()
-    assert 1.2 <= time.monotonic() - began <= 3.0
+    assert 1.2 <= time.monotonic() - began <= 3.5
     assert len(played.states) > 2
     again = Played(search)
     again.steering.tick()

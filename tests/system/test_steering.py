@@ -70,12 +70,13 @@ def test_a_stopped_search_goes_on(stub_study: Study) -> None:
     assert steps_done(search, "dpo-0000") == list(range(12))
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_within_two_per_cent(tmp_path: Path) -> None:
-    budget_s = 40.0
-    wanted = {"sampler": "random", "budget": {"gpu_hours": budget_s / 3600}}
+    budget_s = 100.0
+    wanted = {"sampler": "random", "pruner": "none", "budget": {"gpu_hours": budget_s / 3600}}
     study = build({**STUB, "search": wanted, "storage": str(tmp_path)}, "stub")
     results, _ = run_stub(driver.create(study), study)
-    assert sum(trial.cost_s for trial in results.trials) <= 1.02 * budget_s
+    assert 0.9 * budget_s <= sum(trial.cost_s for trial in results.trials) <= 1.02 * budget_s
     finished = Counter(trial.method for trial in results.trials if trial.state == "finished")
     assert finished["dpo"] >= 2
     assert abs(finished["dpo"] - finished["simpo"]) <= 2, "those that were running at the limit may be missing"
