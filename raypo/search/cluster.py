@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,7 @@ def slots_open(
     import ray
 
     wanted = study.resources
-    pool_name = f"raypo-pool-{search}-{os.getpid()}"
+    pool_name = f"raypo-pool-{search}-{uuid.uuid4().hex[:8]}"
     pool: Any = (
         ray.remote(SlotPool)
         .options(
@@ -164,7 +165,7 @@ def slots_open(
             max_task_retries=-1,
             max_concurrency=10_000,
         )
-        .remote(wanted.workers, wanted.recycle_after)
+        .remote(wanted.workers, wanted.recycle_after, str(folder / "ray" / f"{pool_name}.json"))
     )
     slots = [
         Slot(

@@ -98,6 +98,8 @@ class LedgerConductor:
             if outcome.state == "stopped":
                 self._let_go(row, outcome)
                 return True
+            if rung < len(row.evaluations) and outcome.state == "running":
+                return True  # Tune began the trial anew, and its slot has told this before
             if rung >= len(self.study.objective.at):
                 return self._heard_repeat(trial_id, outcome)
             if outcome.state in ("failed", "diverged"):

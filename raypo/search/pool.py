@@ -1,8 +1,8 @@
 """The pool: one asynchronous actor that hands jobs to slots and outcomes back to trials.
 
 Slots pull: every rank of a slot asks for its next job and waits here, never inside a collective. A job that a dead
-worker group held is given out again, first in line. All state can be lost: a restarted pool learns it anew from the
-trials (which submit again) and from the slots (which tell what they are running).
+worker group held is given out again, first in line. A restarted pool reads which group has which job from its file and
+learns the rest from the trials, which submit again.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from pathlib import Path
 
 from raypo.search.jobs import Job, Outcome, Pulse
+from raypo.search.slot_states import SlotState, recall, remember
 
 AFFINITY_S = 0.25
 """How long an idle slot waits for the next part of the trial whose state it still holds."""
@@ -23,34 +24,19 @@ SETTLE_S = 5.0
 """How long all ranks have to report the same failure before the worker group counts as broken."""
 
 
-@dataclass
-class _Slot:
-    attempt: str
-    jobs: list[Job | None] = field(default_factory=list)
-    current: Job | None = None
-    since: float = 0.0
-    held: str | None = None
-    held_until: float = 0.0
-    served: int = 0
-    reports: dict[int, str | None] = field(default_factory=dict)
-    pulse: Pulse | None = None
-    busy_s: float = 0.0
-    pids: dict[int, tuple[str, int]] = field(default_factory=dict)
-
-
 class SlotPool:
-    """Queue, slots and waiting trials of one search."""
+    """Queue, slots and waiting trials of one search; `memory` is the file that a restarted pool goes on from."""
 
-    def __init__(self, workers: int, recycle_after: int) -> None:
+    def __init__(self, workers: int, recycle_after: int, memory: str) -> None:
         self._workers = workers
         self._recycle_after = recycle_after
         self._queue: deque[Job] = deque()
         self._futures: dict[str, asyncio.Future[Outcome]] = {}
-        self._slots: dict[str, _Slot] = {}
         self._deaths: dict[str, int] = {}
         self._cancelled: set[str] = set()
         self._changed = asyncio.Condition()
-        self._closing = False
+        self._memory = Path(memory)
+        self._slots, self._closing = recall(self._memory, time.monotonic())
         self._leaving = False
 
     # Trials ---------------------------------------------------------------------------------------------------------
@@ -90,9 +76,9 @@ class SlotPool:
         if known is None or known.attempt != attempt:
             if known is not None and known.current is not None:
                 await self._lost(known.current)
-            self._slots[slot] = _Slot(attempt)
+            self._slots[slot] = SlotState(attempt)
         self._slots[slot].pids[rank] = (node, pid)
-        await self._notify()
+        await self._tell()
 
     async def next_job(self, slot: str, attempt: str, index: int) -> Job | None:
         """The index-th job of this worker group, the same for every rank; None means leave the loop."""
@@ -101,13 +87,12 @@ class SlotPool:
                 state = self._slots.get(slot)
                 if state is None or state.attempt != attempt:
                     return None
-                if index < len(state.jobs):
+                if index in state.jobs:
                     return state.jobs[index]
                 job = self._choose(state)
                 if job is not None or self._closing or state.served >= self._recycle_after:
-                    state.jobs.append(job)
-                    state.current, state.since = job, time.monotonic()
-                    state.reports = {}
+                    state.give(index, job, time.monotonic())
+                    self._remember()
                     self._changed.notify_all()
                     return job
                 await self._wait()
@@ -116,7 +101,7 @@ class SlotPool:
         """Rank 0 says where it is; the answer is whether to go on."""
         state = self._slots.get(slot)
         if state is None or state.attempt != attempt:
-            state = self._slots[slot] = _Slot(attempt)
+            state = self._slots[slot] = SlotState(attempt)
         if state.current is None or state.current.id != job.id:
             state.current, state.since = job, time.monotonic()
             self._queue = deque(waiting for waiting in self._queue if waiting.id != job.id)
@@ -134,7 +119,7 @@ class SlotPool:
             state.busy_s += outcome.cost_s
         self._queue = deque(waiting for waiting in self._queue if waiting.id != job.id)
         self._resolve(job, outcome)
-        await self._notify()
+        await self._tell()
 
     async def failed(self, slot: str, attempt: str, rank: int, job: Job, error: str) -> bool:
         """A rank's job raised. True: all ranks raised, the slot may go on. False: the group must be rebuilt."""
@@ -156,7 +141,7 @@ class SlotPool:
                 self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=first))
             else:  # a dead or stuck rank makes the others raise: the group is at fault, not yet the job
                 await self._lost(job, first)
-        await self._notify()
+        await self._tell()
         return together
 
     async def gone(self, slot: str) -> None:
@@ -164,7 +149,7 @@ class SlotPool:
         state = self._slots.pop(slot, None)
         if state is not None and state.current is not None:
             await self._lost(state.current)
-        await self._notify()
+        await self._tell()
 
     # Everybody ------------------------------------------------------------------------------------------------------
 
@@ -172,7 +157,7 @@ class SlotPool:
         """Let every slot leave its loop once its present job is done, or `at_once` after a checkpoint."""
         self._closing = True
         self._leaving = at_once
-        await self._notify()
+        await self._tell()
 
     async def view(self) -> dict[str, dict[str, object]]:
         """What each slot is doing, for the live table."""
@@ -188,7 +173,7 @@ class SlotPool:
             for name, slot in self._slots.items()
         }
 
-    def _choose(self, state: _Slot) -> Job | None:
+    def _choose(self, state: SlotState) -> Job | None:
         if not self._queue or self._closing:
             return None
         for job in self._queue:
@@ -209,6 +194,13 @@ class SlotPool:
         future = self._futures.setdefault(job.id, asyncio.get_running_loop().create_future())
         if not future.done():
             future.set_result(outcome)
+
+    def _remember(self) -> None:
+        remember(self._memory, self._slots, self._closing)
+
+    async def _tell(self) -> None:
+        self._remember()
+        await self._notify()
 
     async def _notify(self) -> None:
         async with self._changed:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,10 @@ def done(trial: str) -> Outcome:
     return Outcome(trial, "finished", 1.0)
 
 
+def new_pool(folder: Path, workers: int = 1, recycle_after: int = 100) -> SlotPool:
+    return SlotPool(workers, recycle_after, str(folder / "pool.json"))
+
+
 def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, 20))
 
@@ -26,9 +31,9 @@ async def soon(awaitable: Coroutine[Any, Any, Any]) -> Any:
     return await asyncio.wait_for(awaitable, 5)
 
 
-def test_every_rank_gets_the_same_job() -> None:
+def test_every_rank_gets_the_same_job(tmp_path: Path) -> None:
     async def story() -> None:
-        pool = SlotPool(workers=2, recycle_after=100)
+        pool = new_pool(tmp_path, workers=2, recycle_after=100)
         for rank in (0, 1):
             await pool.enter("slot-0", "a", rank, "node", rank)
         waiting = asyncio.create_task(pool.submit(job("t-0")))
@@ -40,9 +45,9 @@ def test_every_rank_gets_the_same_job() -> None:
     run(story())
 
 
-def test_a_lost_job_comes_back_first_in_line() -> None:
+def test_a_lost_job_comes_back_first_in_line(tmp_path: Path) -> None:
     async def story() -> None:
-        pool = SlotPool(workers=1, recycle_after=100)
+        pool = new_pool(tmp_path, workers=1, recycle_after=100)
         await pool.enter("slot-0", "a", 0, "node", 1)
         waiting = asyncio.create_task(pool.submit(job("t-0")))
         assert (await soon(pool.next_job("slot-0", "a", 0))).trial == "t-0"
@@ -58,9 +63,9 @@ def test_a_lost_job_comes_back_first_in_line() -> None:
     run(story())
 
 
-def test_a_job_that_kills_every_group_is_told_failed() -> None:
+def test_a_job_that_kills_every_group_is_told_failed(tmp_path: Path) -> None:
     async def story() -> None:
-        pool = SlotPool(workers=1, recycle_after=100)
+        pool = new_pool(tmp_path, workers=1, recycle_after=100)
         waiting = asyncio.create_task(pool.submit(job("t-0")))
         for attempt in range(MAX_DEATHS):
             await pool.enter("slot-0", f"a{attempt}", 0, "node", attempt)
@@ -73,9 +78,9 @@ def test_a_job_that_kills_every_group_is_told_failed() -> None:
     run(story())
 
 
-def test_a_slot_waits_a_moment_for_the_next_part_of_its_trial() -> None:
+def test_a_slot_waits_a_moment_for_the_next_part_of_its_trial(tmp_path: Path) -> None:
     async def story() -> None:
-        pool = SlotPool(workers=1, recycle_after=100)
+        pool = new_pool(tmp_path, workers=1, recycle_after=100)
         await pool.enter("slot-0", "a", 0, "node", 1)
         parts = asyncio.create_task(pool.submit(job("t-0", 0.5)))
         first = await soon(pool.next_job("slot-0", "a", 0))
@@ -91,11 +96,13 @@ def test_a_slot_waits_a_moment_for_the_next_part_of_its_trial() -> None:
     run(story())
 
 
-def test_a_failure_of_all_ranks_leaves_the_slot_alive_and_one_of_few_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_all_ranks_leaves_the_slot_alive_and_one_of_few_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("raypo.search.pool.SETTLE_S", 0.3)
 
     async def story() -> None:
-        pool = SlotPool(workers=2, recycle_after=100)
+        pool = new_pool(tmp_path, workers=2, recycle_after=100)
         for rank in (0, 1):
             await pool.enter("slot-0", "a", rank, "node", rank)
         waiting = asyncio.create_task(pool.submit(job("t-0")))
@@ -110,17 +117,18 @@ def test_a_failure_of_all_ranks_leaves_the_slot_alive_and_one_of_few_does_not(mo
     run(story())
 
 
-def test_a_restarted_pool_learns_what_runs_from_the_slot() -> None:
+def test_a_restarted_pool_gives_nobody_a_job_that_another_slot_has(tmp_path: Path) -> None:
     async def story() -> None:
-        pool = SlotPool(workers=1, recycle_after=100)
-        running = job("t-0")
-        assert await pool.pulse("slot-0", "a", Pulse(running.id, "t-0", 0.3, "training"), running)
+        before = new_pool(tmp_path)
+        await before.enter("slot-0", "a", 0, "node", 1)
+        asyncio.get_running_loop().create_task(before.submit(job("t-0")))
+        running = await soon(before.next_job("slot-0", "a", 0))
+        pool = new_pool(tmp_path)
         waiting = asyncio.create_task(pool.submit(running))
-        await asyncio.sleep(0)
         await pool.enter("slot-1", "b", 0, "node", 2)
         idle = asyncio.create_task(pool.next_job("slot-1", "b", 0))
         await asyncio.sleep(0.05)
-        assert not idle.done(), "the job that slot-0 is running is not given out twice"
+        assert not idle.done(), "slot-0 is at it, though it has not told the new pool anything"
         await pool.finished("slot-0", "a", done("t-0"), running)
         assert (await soon(waiting)).state == "finished"
         await pool.close()
@@ -129,9 +137,32 @@ def test_a_restarted_pool_learns_what_runs_from_the_slot() -> None:
     run(story())
 
 
-def test_a_cancelled_trial_is_told_so() -> None:
+def test_after_a_restart_all_ranks_still_get_the_same_jobs(tmp_path: Path) -> None:
     async def story() -> None:
-        pool = SlotPool(workers=1, recycle_after=100)
+        before = new_pool(tmp_path, workers=2)
+        for rank in (0, 1):
+            await before.enter("slot-0", "a", rank, "node", rank)
+        asyncio.get_running_loop().create_task(before.submit(job("t-0")))
+        first = await soon(before.next_job("slot-0", "a", 0))
+        await before.finished("slot-0", "a", done("t-0"), first)
+        asyncio.get_running_loop().create_task(before.submit(job("t-1")))
+        asyncio.get_running_loop().create_task(before.submit(job("t-2")))
+        ahead = await soon(before.next_job("slot-0", "a", 1))
+        pool = new_pool(tmp_path, workers=2)
+        for name in ("t-1", "t-2", "t-3"):
+            asyncio.get_running_loop().create_task(pool.submit(job(name)))
+        await asyncio.sleep(0)
+        assert [await soon(pool.next_job("slot-0", "a", index)) for index in (0, 1)] == [first, ahead]
+        await pool.finished("slot-0", "a", done("t-1"), ahead)
+        both = await soon(asyncio.gather(*(pool.next_job("slot-0", "a", 2) for _ in range(2))))
+        assert both == [job("t-2"), job("t-2")]
+
+    run(story())
+
+
+def test_a_cancelled_trial_is_told_so(tmp_path: Path) -> None:
+    async def story() -> None:
+        pool = new_pool(tmp_path, workers=1, recycle_after=100)
         await pool.enter("slot-0", "a", 0, "node", 1)
         running = asyncio.create_task(pool.submit(job("t-0")))
         given = await soon(pool.next_job("slot-0", "a", 0))
@@ -147,9 +178,9 @@ def test_a_cancelled_trial_is_told_so() -> None:
     run(story())
 
 
-def test_a_slot_is_recycled_after_its_jobs() -> None:
+def test_a_slot_is_recycled_after_its_jobs(tmp_path: Path) -> None:
     async def story() -> None:
-        pool = SlotPool(workers=1, recycle_after=1)
+        pool = new_pool(tmp_path, workers=1, recycle_after=1)
         await pool.enter("slot-0", "a", 0, "node", 1)
         waiting = asyncio.create_task(pool.submit(job("t-0")))
         given = await soon(pool.next_job("slot-0", "a", 0))
