@@ -22,7 +22,7 @@ from raypo.methods._annotations import Bounds, Carries, OnlyIf, Unit
 from raypo.methods._check import check_corners
 from raypo.methods._log_partition import FullLogPartition
 from raypo.methods._method import NEEDS, Method
-from raypo.methods._metrics import means
+from raypo.methods._metrics import logit_metrics, means
 from raypo.methods._scores import Batch, LogPartition, Loss, Metric, Pairs, Ranked, Scores, Term, Unpaired, metric
 from raypo.methods._signature import REQUIRED, Hyperparameter, nearest
 
@@ -48,6 +48,7 @@ __all__ = [
     "Unpaired",
     "check_corners",
     "load_method",
+    "logit_metrics",
     "means",
     "metric",
 ]

@@ -66,8 +66,7 @@ def ranked_metrics(policy: Ranked, rewards: Tensor, reference: Ranked | None = N
     """Metrics of lists: a prompt's best completion is chosen, its worst rejected; accuracies are over all pairs."""
     rows, real = by_group(policy.group)
     score = _scores_of(policy)[rows]
-    best = rows.gather(1, score.masked_fill(~real, -torch.inf).argmax(1, keepdim=True)).squeeze(1)
-    worst = rows.gather(1, score.masked_fill(~real, torch.inf).argmin(1, keepdim=True)).squeeze(1)
+    best, worst = _best_and_worst(policy)
     pairs = Pairs(_take(policy.scores, best), _take(policy.scores, worst))
     frozen = Pairs(_take(reference.scores, best), _take(reference.scores, worst)) if reference else None
     metrics = pair_metrics(pairs, (rewards[best], rewards[worst]), frozen)
@@ -82,6 +81,14 @@ def ranked_metrics(policy: Ranked, rewards: Tensor, reference: Ranked | None = N
 def completion_metrics(scores: Scores) -> dict[str, Metric]:
     """Metrics of demonstrations, under the names of chosen completions."""
     return _completions("chosen", scores, None) | {"nll": (-metric(scores.sum())[0], metric(scores.mask)[0])}
+
+
+def logit_metrics(
+    logits: Pairs | Unpaired | Ranked | Scores, entropy: Pairs | Unpaired | Ranked | Scores
+) -> dict[str, Metric]:
+    """Means over tokens of the mean logit, by side, and of the entropy (nats); both are given as log-probs are."""
+    sides = {f"logits/{side}": _token_mean([scores]) for side, scores in _sides(logits).items()}
+    return sides | {"entropy": _token_mean([*_sides(entropy).values()])}
 
 
 def means(metrics: Mapping[str, tuple[float | Tensor, float | Tensor]]) -> dict[str, float]:
@@ -105,6 +112,31 @@ def _completions(side: str, policy: Scores, reference: Scores | None, where: Ten
         f"ref_logps/{side}": metric(reference.sum(), where),
         f"logratio/{side}": metric(log_ratio(policy, reference), where),
     }
+
+
+def _sides(values: Pairs | Unpaired | Ranked | Scores) -> dict[str, Scores]:
+    """The chosen and rejected completions of any data; of lists the best and the worst."""
+    if isinstance(values, Pairs):
+        return {"chosen": values.chosen, "rejected": values.rejected}
+    if isinstance(values, Unpaired):
+        return {"chosen": _take(values.scores, values.desirable), "rejected": _take(values.scores, ~values.desirable)}
+    if isinstance(values, Ranked):
+        best, worst = _best_and_worst(values)
+        return {"chosen": _take(values.scores, best), "rejected": _take(values.scores, worst)}
+    return {"chosen": values}
+
+
+def _best_and_worst(policy: Ranked) -> tuple[Tensor, Tensor]:
+    """Rows [prompts] of each list's best and worst completion."""
+    rows, real = by_group(policy.group)
+    score = _scores_of(policy)[rows]
+    best = rows.gather(1, score.masked_fill(~real, -torch.inf).argmax(1, keepdim=True)).squeeze(1)
+    return best, rows.gather(1, score.masked_fill(~real, torch.inf).argmin(1, keepdim=True)).squeeze(1)
+
+
+def _token_mean(sides: list[Scores]) -> Metric:
+    sums, counts = zip(*((metric(side.logps)[0], metric(side.mask)[0]) for side in sides), strict=True)
+    return torch.stack(sums).sum(), torch.stack(counts).sum()
 
 
 def _token_kl(sides: list[Scores], log_ratio_sum: Tensor) -> Metric:

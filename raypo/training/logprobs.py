@@ -70,19 +70,25 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: HeadShape
-    ) -> Tensor:
-        parts = []
+    ) -> tuple[Tensor, Tensor | None]:
+        parts, spread = [], []
         for chunk in chunks(len(targets), weight.shape[0]):
             logits = logits_of(hidden[chunk], weight, bias, shape)
             label = logits.gather(1, targets[chunk, None]).squeeze(1)
-            parts.append(label - torch.logsumexp(logits, -1))
+            total = torch.logsumexp(logits, -1)
+            parts.append(label - total)
+            if ctx.needs_input_grad[0]:
+                spread.append(_spread(logits, total))
         ctx.save_for_backward(hidden, weight, bias, targets)
         ctx.shape = shape
-        return torch.cat(parts)
+        found = torch.cat(spread, 1) if spread else None
+        if found is not None:
+            ctx.mark_non_differentiable(found)
+        return torch.cat(parts), found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
+        gradient = gradients[0]
         hidden, weight, bias, targets = ctx.saved_tensors
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
@@ -125,8 +131,24 @@ def product(d_logits: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
     return (d_logits @ other.to(d_logits.dtype)).to(dtype)
 
 
+def _spread(logits: Tensor, total: Tensor) -> Tensor:
+    """[2, n] mean logit over the vocabulary, and entropy (nats); `total` [n] is the logarithm of the partition."""
+    p = (logits - total[:, None]).exp_()
+    # A token that the model excludes has no mass, and its logit of -inf none to give.
+    expected = torch.where(p > 0, p * logits, 0.0).sum(-1)
+    return torch.stack([logits.mean(-1), total - expected])
+
+
 def logps_of_targets(hidden: Tensor, head: nn.Linear, targets: Tensor, shape: HeadShape) -> Tensor:
     """[S] fp32 log-probs (nats) of `targets` [S] given the hidden states [S, D] that predict them."""
+    return scores_of_targets(hidden, head, targets, shape)[0]
+
+
+def scores_of_targets(
+    hidden: Tensor, head: nn.Linear, targets: Tensor, shape: HeadShape
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs of `targets`, and [2, S] mean logit and entropy where there is a gradient to train with, else None."""
     if len(targets) == 0:
-        return hidden.new_zeros(0, dtype=torch.float32) + hidden.sum() * 0
-    return _TokenLogps.apply(hidden, head.weight, head.bias, targets, shape)
+        return hidden.new_zeros(0, dtype=torch.float32) + hidden.sum() * 0, None
+    logps, spread = _TokenLogps.apply(hidden, head.weight, head.bias, targets, shape)
+    return logps, spread

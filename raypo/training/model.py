@@ -15,14 +15,14 @@ from transformers.utils import logging
 
 from raypo.errors import ModelError
 from raypo.training.layout import Pass
-from raypo.training.logprobs import HeadShape, logps_of_targets
+from raypo.training.logprobs import HeadShape, scores_of_targets
 from raypo.training.settings import EngineSetup, Lora
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Head(nn.Linear):
-    """An LM head that, given targets, returns their log-probs without ever forming all logits.
+    """An LM head that, given targets, returns their scores (see `scores_of_targets`) without ever forming all logits.
 
     Being a module's own forward, it sees gathered weights under ZeRO-3.
     """
@@ -38,19 +38,23 @@ class Head(nn.Linear):
             head.bias = linear.bias
         return head
 
-    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Any:
         if targets is None:
             return super().forward(hidden)
-        return logps_of_targets(hidden, self, targets, self.shape)
+        return scores_of_targets(hidden, self, targets, self.shape)
 
 
 @dataclass(frozen=True)
 class Forward:
-    """What one forward pass gives for S scored tokens: logps [S] fp32, the hidden [S, D] that gave them, value [S]."""
+    """What one forward pass gives for S scored tokens: logps [S] fp32, the hidden [S, D] that gave them, value [S].
+
+    `spread` [2, S]: mean logit over the vocabulary and entropy (nats), no gradient; None where nothing is trained.
+    """
 
     logps: Tensor
     hidden: Tensor
     value: Tensor | None
+    spread: Tensor | None = None
 
 
 class Policy(nn.Module):
@@ -92,11 +96,11 @@ class Policy(nn.Module):
         states = self.plain.base_model(**inputs).last_hidden_state
         return states.flatten(0, 1).index_select(0, p.where)
 
-    def forward(self, passes: tuple[Pass, ...]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(self, passes: tuple[Pass, ...]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """The fields of a `Forward`, passes one after another."""
         hidden = torch.cat([self.hidden(p) for p in passes])
-        logps = self.head(hidden, torch.cat([p.targets for p in passes]))
-        return logps, hidden, None if self.critic is None else self.critic(hidden).squeeze(-1).float()
+        logps, spread = self.head(hidden, torch.cat([p.targets for p in passes]))
+        return logps, hidden, None if self.critic is None else self.critic(hidden).squeeze(-1).float(), spread
 
 
 def is_adapted(lm: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from raypo.data.batches import Plan, random_keys, share_out
 from raypo.data.tokens import TokenSet
 from raypo.errors import MethodError
-from raypo.methods import Loss, Method
+from raypo.methods import Loss, Method, logit_metrics
 from raypo.training import comm
 from raypo.training.memory import out_of_memory_said
 from raypo.training.needs import PROVIDERS, Supply, blank, on, shaped
@@ -79,7 +79,11 @@ class Session:
         late = [name for name in self.needs if PROVIDERS[name].late]
         given |= {name: PROVIDERS[name].give(supply, batch, forward) for name in late}
         policy = shaped(supply.tokens, batch, batch.spread(forward.logps))
-        return self.method.loss(policy, **given, **self.hyperparameters)
+        loss = self.method.loss(policy, **given, **self.hyperparameters)
+        if forward.spread is None:
+            return loss
+        logits, entropy = (shaped(supply.tokens, batch, batch.spread(row)) for row in forward.spread)
+        return loss.with_metrics(**logit_metrics(logits, entropy))
 
     @torch.no_grad()
     def evaluate(self, supply: Supply) -> dict[str, float]:

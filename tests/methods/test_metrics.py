@@ -6,7 +6,7 @@ import pytest
 import torch
 from table import Row, World, loss
 
-from raypo.methods import METHODS, Batch, Pairs, Scores, means, metric
+from raypo.methods import METHODS, Batch, Pairs, Ranked, Scores, Unpaired, logit_metrics, means, metric
 from raypo.methods._metrics import pair_metrics
 
 MASK = torch.tensor([[1, 1], [1, 0]]), torch.tensor([[1, 0], [1, 1]])
@@ -58,6 +58,18 @@ def test_a_methods_own_reward_is_length_normalised_where_its_loss_is() -> None:
 def test_demonstrations_report_like_chosen_answers() -> None:
     values = means(METHODS["sft"].loss(Scores.of(-torch.tensor([[1.0, 3.0], [2.0, 9.0]]), MASK[0])).metrics)
     assert values == pytest.approx({"logps/chosen": -3.0, "logps_avg/chosen": -2.0, "lengths/chosen": 1.5, "nll": 2.0})
+
+
+def test_logits_by_side_and_entropy_are_means_over_tokens() -> None:
+    chosen, rejected = POLICY.chosen, POLICY.rejected
+    found = means(logit_metrics(POLICY, POLICY))
+    assert found == pytest.approx({"logits/chosen": -6 / 3, "logits/rejected": -5 / 3, "entropy": -11 / 6})
+    rows = Scores.of(torch.cat([chosen.logps, rejected.logps]), torch.cat([chosen.mask, rejected.mask]))
+    labelled = Unpaired(rows, torch.tensor([True, True, False, False]))
+    assert means(logit_metrics(labelled, labelled)) == pytest.approx(found)
+    listed = Ranked.of(rows.logps, rows.mask, torch.tensor([0, 1, 0, 1]), torch.tensor([2.0, 2.0, 1.0, 1.0]))
+    assert means(logit_metrics(listed, listed)) == pytest.approx(found)
+    assert means(logit_metrics(chosen, chosen)) == pytest.approx({"logits/chosen": -2.0, "entropy": -2.0})
 
 
 def test_what_was_never_counted_has_no_mean() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from raypo.training import logprobs
-from raypo.training.logprobs import MIN_ROWS, HeadShape, chunks, logps_of_targets
+from raypo.training.logprobs import MIN_ROWS, HeadShape, chunks, logps_of_targets, scores_of_targets
 
 SHAPES = [HeadShape(), HeadShape(softcap=3.0), HeadShape(scale=0.25), HeadShape(scale=2.0, softcap=5.0)]
 
@@ -83,3 +83,30 @@ def test_full_logits_never_exist(monkeypatch):
     with Watch():
         logps_of_targets(hidden, head, torch.randint(0, 1000, (2000,)), HeadShape()).sum().backward()
     assert largest <= 1000 * 64
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_mean_logit_and_entropy_are_those_of_a_full_softmax(shape, monkeypatch):
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 97 * 40)
+    torch.manual_seed(0)
+    hidden, head = torch.randn(100, 12, dtype=torch.float64, requires_grad=True), nn.Linear(12, 97, dtype=torch.float64)
+    targets = torch.randint(0, 97, (100,))
+    logps, spread = scores_of_targets(hidden, head, targets, shape)
+    logits = head(hidden) * shape.scale
+    logits = logits if shape.softcap is None else shape.softcap * torch.tanh(logits / shape.softcap)
+    torch.testing.assert_close(spread[0], logits.mean(-1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(spread[1], torch.distributions.Categorical(logits=logits).entropy(), rtol=0, atol=1e-12)
+    assert not spread.requires_grad
+    frozen, nothing = scores_of_targets(hidden.detach(), head, targets, shape)
+    assert nothing is None, "a model that does not train is not looked into"
+    assert torch.equal(frozen, logps)
+
+
+def test_excluded_tokens_have_no_part_in_the_entropy():
+    hidden, head = torch.randn(20, 12, requires_grad=True), nn.Linear(12, 8)
+    _, free = scores_of_targets(hidden, head, torch.zeros(20, dtype=torch.long), HeadShape())
+    wider = nn.Linear(12, 9)
+    wider.weight.data = torch.cat([head.weight.data, torch.zeros(1, 12)])
+    wider.bias.data = torch.cat([head.bias.data, torch.tensor([-torch.inf])])
+    _, barred = scores_of_targets(hidden, wider, torch.zeros(20, dtype=torch.long), HeadShape())
+    torch.testing.assert_close(barred[1], free[1])
