@@ -123,7 +123,7 @@ def _init_arguments(study: Study, address: str | None, log_to_driver: bool) -> d
     resources = study.resources
     needed = resources.slots * resources.workers * resources.cpus_per_worker
     cpus = max(int(needed) + 1, os.cpu_count() or 1)
-    return {**common, "num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    return {**common, "address": "local", "num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
 
 
 def check_resources(study: Study) -> None:
