@@ -170,7 +170,7 @@ class LedgerConductor:
         values = [e.get("objective", math.nan) for e in row.evaluations]
         if not values or math.isnan(values[-1]) or "replaces" in row.attributes:
             return False
-        pruner = pruner_for(self.study, row.label, self.folder, self.concurrent)
+        pruner = pruner_for(self.study, self.ledger, row.label, self.folder, self.concurrent)
         return bool(pruner.prune(self.ledger.study(row.label), self.ledger.frozen(row)))
 
     # Seeds ----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def combined(outcomes: Sequence[Outcome], folder: Path) -> dict[str, Any]:
 
 def _job(study: Study, job: Job, k: int) -> Job:
     seed = seed_of(study.search.seed, f"{job.trial}/confirmation", k)
-    return Job(f"{job.trial}.s{k}", job.label, job.point, seed, 1.0, confirm=True)
+    return replace(job, trial=f"{job.trial}.s{k}", seed=seed, until=1.0, confirm=True)
 
 
 def _words(confirmation: dict[str, Any]) -> str:

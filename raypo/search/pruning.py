@@ -11,12 +11,12 @@ from optuna.pruners import BasePruner
 
 from raypo.evaluation.completions import read
 from raypo.search.folders import trial_folder
+from raypo.search.ledger import Ledger
 from raypo.search.pruners import make_pruner
-from raypo.search.rows import trial_name
 from raypo.study import Study
 
 
-def pruner_for(study: Study, label: str, folder: Path, lag: int) -> BasePruner:
+def pruner_for(study: Study, ledger: Ledger, label: str, folder: Path, lag: int) -> BasePruner:
     """The study's pruner for one method.
 
     Without a choice it is median, where there is one objective and the schedule has a point to decide at.
@@ -24,13 +24,14 @@ def pruner_for(study: Study, label: str, folder: Path, lag: int) -> BasePruner:
     at = study.objective.at
     decides = study.objective.pareto is None and any(1 / 3 - 1e-3 <= fraction < 1 for fraction in at)
     name = study.search.pruner or ("median" if decides else "none")
-    return make_pruner(name, at, scores=partial(verdicts, study, label, folder), lag=lag)
+    return make_pruner(name, at, scores=partial(verdicts, study, ledger, label, folder), lag=lag)
 
 
-def verdicts(study: Study, label: str, folder: Path, number: int, index: int) -> Mapping[str, float]:
+def verdicts(study: Study, ledger: Ledger, label: str, folder: Path, number: int, index: int) -> Mapping[str, float]:
     """Scores by prompt of one trial's evaluation, from its answers on disk; empty while there are none."""
-    path = trial_folder(folder, trial_name(label, number)) / "completions.parquet"
-    if not path.exists():
+    names = [row.name for row in ledger.rows(label) if row.number == number]
+    path = trial_folder(folder, names[0]) / "completions.parquet" if names else None
+    if path is None or not path.exists():
         return {}
     at = study.objective.at[index]
     return {row.prompt: row.score for row in read(path) if math.isclose(row.fraction, at, abs_tol=1e-6)}
