@@ -132,11 +132,11 @@ def product(d_logits: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _spread(logits: Tensor, total: Tensor) -> Tensor:
-    """[2, n] mean logit over the vocabulary, and entropy (nats); `total` [n] is the logarithm of the partition."""
-    p = (logits - total[:, None]).exp_()
-    # A token that the model excludes has no mass, and its logit of -inf none to give.
-    expected = torch.where(p > 0, p * logits, 0.0).sum(-1)
-    return torch.stack([logits.mean(-1), total - expected])
+    """[2, n] mean logit over the vocabulary, and entropy (nats); `total` [n] is the logsumexp. Overwrites `logits`."""
+    mean = logits.mean(-1)
+    # Excluded tokens (-inf) have no mass; a finite stand-in keeps 0 * log 0 at 0.
+    log_p = logits.sub_(total[:, None]).clamp_(min=-1e4)
+    return torch.stack([mean, -torch.linalg.vecdot(log_p.exp(), log_p)])
 
 
 def logps_of_targets(hidden: Tensor, head: nn.Linear, targets: Tensor, shape: HeadShape) -> Tensor:
