@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import run_stub
+from stubbed import run_stub
 
 from raypo.errors import StorageError
 from raypo.search import driver

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import STUB, Silent, run_stub
+from stubbed import STUB, Silent, run_stub
 
 from raypo.search import driver
 from raypo.search.commands import Commands
