@@ -1,0 +1,100 @@
+"""What must hold after chaos: the promises of a search, checked against its journal and its trials' own logs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+INTERVAL = 2
+"""Steps between two checkpoints of stubbed training."""
+EVALUATIONS = 3
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How often each promise was broken; all zero is what raypo promises."""
+
+    lost_trials: int = 0
+    lost_reports: int = 0
+    double_reports: int = 0
+    finished_run_again: int = 0
+    too_much_work_lost: int = 0
+    rows_unlike: int = 0
+
+    def __add__(self, other: Faults) -> Faults:
+        return Faults(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    @property
+    def none(self) -> bool:
+        return not any(vars(self).values())
+
+
+def finished(folder: Path) -> dict[str, float]:
+    """Trials that the ledger calls finished, and when their log was last written."""
+    logs = {path.parents[0].name: path for path in folder.glob("trials/*/*.l*") if path.suffix in (".log", ".jsonl")}
+    done = [row for row in table(folder) if row["state"] == "finished"] if (folder / "search.json").exists() else []
+    return {row["name"]: logs[row["name"]].stat().st_mtime for row in done}
+
+
+def table(folder: Path) -> list[dict[str, Any]]:
+    """The final table, everything but costs."""
+    from raypo.search.ledger import Ledger
+
+    rows = Ledger(folder / "ledger.journal", folder.name).rows()
+    own = ("cost_s",)
+    return sorted(
+        (
+            {
+                "name": row.name,
+                "state": row.state,
+                "params": row.params,
+                "seed": row.seed,
+                "evaluations": [{k: v for k, v in e.items() if k not in own} for e in row.evaluations],
+            }
+            for row in rows
+        ),
+        key=lambda row: row["name"],
+    )
+
+
+def check(folder: Path, calm: Path, trials: int, ended_at: dict[str, float]) -> Faults:
+    """Compare a disturbed search with its undisturbed twin; `ended_at` is what `finished` said before the last kill."""
+    rows, twin = table(folder), table(calm)
+    reports = Counter(_reports(folder / "ledger.journal"))
+    wanted = {(row["name"], index) for row in rows for index in range(EVALUATIONS)}
+    again = finished(folder)
+    return Faults(
+        lost_trials=trials - sum(row["state"] == "finished" for row in rows),
+        lost_reports=len(wanted) - sum(len(row["evaluations"]) for row in rows),
+        double_reports=sum(count - 1 for count in reports.values()),
+        finished_run_again=sum(again.get(name) != stamp for name, stamp in ended_at.items()),
+        too_much_work_lost=sum(lost > INTERVAL for log in folder.glob("trials/*/work.log") for lost in _lost(log)),
+        rows_unlike=sum(mine != theirs for mine, theirs in zip(rows, twin, strict=False)) + abs(len(rows) - len(twin)),
+    )
+
+
+def repeated(folder: Path) -> tuple[int, int]:
+    """(steps that were taken more than once, all steps taken) of stubbed training."""
+    steps = [log.read_text().split() for log in folder.glob("trials/*/work.log")]
+    return sum(len(taken) - len(set(taken)) for taken in steps), sum(map(len, steps))
+
+
+def _lost(log: Path) -> list[int]:
+    """At every fresh start, how many steps had to be taken again."""
+    steps = [int(line) for line in log.read_text().split()]
+    return [before + 1 - after for before, after in itertools.pairwise(steps) if after <= before]
+
+
+def _reports(journal: Path) -> list[tuple[int, str]]:
+    entries = (json.loads(line) for line in journal.read_text().splitlines())
+    return [
+        (entry["trial_id"], key)
+        for entry in entries
+        if "trial_id" in entry
+        for key in entry.get("user_attr", {})
+        if key.startswith("evaluation:")
+    ]

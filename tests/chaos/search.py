@@ -1,0 +1,89 @@
+"""The driver that chaos kills: begins a search, or goes on with it, and exits 0 when it has ended.
+
+python tests/chaos/search.py STORAGE NAME SEED TRIALS [--address HOST:PORT] [--real]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parents[1]
+STUBBED: dict[str, Any] = {
+    "model": {"path": "quickstart"},
+    "data": {"source": "quickstart"},
+    "training": {"lr": 1e-4, "batch_size": 8},
+    "methods": {
+        "dpo": {"beta": {"log_uniform": [0.01, 1.0]}},
+        "simpo": {"beta": {"log_uniform": [0.01, 1.0]}, "gamma_beta_ratio": 0.5},
+    },
+    "objective": {"judge": {"kind": "rule", "function": "quickstart"}, "at": [1 / 3, 2 / 3, 1.0]},
+    "resources": {"slots": 2, "workers": 2},
+    "tracking": {"wandb": "disabled"},
+}
+REAL: dict[str, Any] = {
+    **STUBBED,
+    "model": {"path": "quickstart", "sft": {"count": 640, "epochs": 1, "lr": 4e-3, "batch_size": 64}},
+    "data": {"source": "quickstart", "count": 400, "max_length": 64},
+    "training": {
+        "steps": 16,
+        "lr": {"log_uniform": [5e-5, 3e-3]},
+        "batch_size": 32,
+        "micro_batch_size": 16,
+        "checkpoint_every_s": 0.1,
+    },
+    "objective": {**STUBBED["objective"], "prompts": {"count": 24}, "sampling": {"max_new_tokens": 25}},
+    "resources": {"slots": 1, "workers": 2},
+}
+
+
+def study_of(storage: Path, name: str, seed: int, trials: int, real: bool) -> Any:
+    from raypo.study import build
+
+    content = {
+        **(REAL if real else STUBBED),
+        "name": name,
+        "storage": str(storage),
+        "search": {"trials": trials // 2, "sampler": "tpe", "pruner": "none", "seed": seed},
+    }
+    return build(content, name)
+
+
+class Silent:
+    """A watcher that says what stage the search is at."""
+
+    def started(self, *_: Any) -> None: ...
+    def running(self, *_: Any) -> None: ...
+    def event(self, *_: Any) -> None: ...
+    def ended(self, *_: Any) -> None: ...
+
+    def stage(self, text: str) -> None:
+        print(text, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("storage", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("trials", type=int)
+    parser.add_argument("--address")
+    parser.add_argument("--real", action="store_true")
+    words = parser.parse_args()
+    sys.path.insert(0, str(TESTS))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+
+    from raypo.search import driver
+
+    study = study_of(words.storage, words.name, words.seed, words.trials, words.real)
+    begun = (words.storage / words.name / "search.json").exists()
+    search = driver.opened(str(words.storage), words.name) if begun else driver.create(study)
+    bench = driver.BENCH if words.real else "stub_bench:StubBench"
+    driver.run(search, study, Silent(), address=words.address, bench=bench)
+
+
+if __name__ == "__main__":
+    main()
