@@ -13,10 +13,14 @@ from raypo.search.jobs import Job
 from raypo.search.rows import trial_name
 from raypo.study import Study
 
+READY = 8
+"""Most trials that wait ready beside those that slots are at."""
+
 
 def concurrent_trials(study: Study) -> int:
-    """Trials that run or wait ready at a time: for each slot the one at work and the next."""
-    return 2 * study.resources.slots
+    """Trials that run or wait ready at a time: for each slot the one at work, and as many ready, up to `READY`."""
+    slots = study.resources.slots
+    return slots + min(slots, READY)
 
 
 def best_scores(search: Path, job: Job, prompts: int, lag: int) -> Array | None:
