@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -49,16 +51,26 @@ def run(storage: Path, *words: str, expect: int = 0) -> str:
     return done.stdout if expect == 0 else done.stderr
 
 
-def processes() -> dict[int, str]:
-    """Everything that runs for this user, by process id, but what pytest itself started and ended."""
-    found = {}
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if process.info["status"] != psutil.STATUS_ZOMBIE and any(
-            word in words for word in ("ray::", "raylet", "gcs_server", "ray/dashboard", "wandb-core")
-        ):
-            found[process.info["pid"]] = words[:100]
-    return found
+class Family:
+    """All processes that descend from one, as seen while it runs; those that outlive it are what it left behind."""
+
+    def __init__(self, process: subprocess.Popen[Any]) -> None:
+        self._process, self._seen = process, set[psutil.Process]()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while self._process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._seen |= set(psutil.Process(self._process.pid).children(recursive=True))
+            time.sleep(0.2)
+
+    def left(self) -> list[str]:
+        """Command lines of what is still there."""
+        self._thread.join()
+        assert len(self._seen) > 10, "Ray's processes were seen while the command ran"
+        _, alive = psutil.wait_procs(list(self._seen), timeout=5)
+        return [" ".join(process.cmdline())[:100] for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -75,10 +87,18 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(storage: Path) -> dict[str, Any]:
-    before = processes()
-    found = json.loads(run(storage, *search_words("calm"), "--json"))
-    left = {pid: words for pid, words in processes().items() if pid not in before}
-    assert not left, f"the command left processes behind: {left}"
+    process = subprocess.Popen(
+        command(*search_words("calm"), "--json"),
+        env=environment(storage),
+        cwd=storage,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    family = Family(process)
+    told, _ = process.communicate(timeout=600)
+    assert process.returncode == 0
+    assert not family.left()
+    found = json.loads(told)
     return found
 
 
@@ -153,17 +173,17 @@ def test_killed_and_resumed_it_ends_as_if_undisturbed(undisturbed: dict[str, Any
 
 @pytest.mark.usefixtures("undisturbed")
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(storage: Path) -> None:
-    before = processes()
     process = subprocess.Popen(
         command(*search_words("stopped")), env=environment(storage), cwd=storage, stderr=subprocess.PIPE, text=True
     )
+    family = Family(process)
     _wait(lambda: _logged(storage / "stopped") >= 2, process)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=120)
     assert process.returncode == 130, told
     assert "raypo resume stopped" in told
     assert "Traceback" not in told
-    assert not {pid: words for pid, words in processes().items() if pid not in before}
+    assert not family.left()
 
 
 @pytest.mark.usefixtures("undisturbed")
