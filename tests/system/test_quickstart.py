@@ -98,8 +98,7 @@ def undisturbed(storage: Path) -> dict[str, Any]:
     told, _ = process.communicate(timeout=600)
     assert process.returncode == 0
     assert not family.left()
-    found = json.loads(told)
-    return found
+    return dict(json.loads(told))
 
 
 def test_the_comparison_has_a_row_per_method(undisturbed: dict[str, Any]) -> None:
