@@ -84,7 +84,9 @@ class Segment:
         fraction = self.trainer.step / self.trainer.total_steps
         self._pulse(fraction, "training", metrics.get("loss"))
         if rank() == 0:
-            self._log.append(json.dumps({"step": self.trainer.step, "fraction": fraction, **metrics}))
+            self._log.append(
+                json.dumps({"step": self.trainer.step, "fraction": fraction, **metrics, "time": time.time()})
+            )
 
     def _save(self) -> None:
         if self.kept is not None and checkpoints.step_of(self.kept) == self.trainer.step:
