@@ -6,7 +6,8 @@ one's positions go on where the prompt ended. Where a model cannot do that, ever
 A row's log-probs must not depend on its company, or cached references would differ from live ones in the last bit.
 On CPU that holds when all rows of a pass have the same width, a multiple of WIDTH_STEP that follows from the row
 alone (attention kernels sum in an order that depends on the padded width; matrix products treat rows alike). So a
-CPU micro-batch is cut into passes of equal width, which also pads least. A GPU takes one pass per micro-batch.
+CPU micro-batch is cut into passes of equal width, which also pads least. A GPU takes one pass per micro-batch, and so
+does ZeRO-3, where all ranks must take equally many; there, equal is equal up to rounding.
 """
 
 from __future__ import annotations

@@ -92,9 +92,19 @@ class Policy(nn.Module):
         """[S, D] the hidden states that predict the scored tokens."""
         inputs: dict[str, Any] = {"input_ids": p.ids, "use_cache": False}
         if p.branch is not None:
-            inputs |= {"attention_mask": p.attention(), "position_ids": p.positions}
+            inputs |= {"attention_mask": self._mask(p), "position_ids": p.positions}
         states = self.plain.base_model(**inputs).last_hidden_state
         return states.flatten(0, 1).index_select(0, p.where)
+
+    def _mask(self, p: Pass) -> Tensor | None:
+        """What the model's attention takes: True where a token may look, or a term to add to its scores."""
+        allowed = p.attention()
+        if allowed is None or self.plain.config._attn_implementation != "eager":
+            return allowed
+        dtype = self.plain.dtype
+        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
+            ~allowed, torch.finfo(dtype).min
+        )
 
     def forward(self, passes: tuple[Pass, ...]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """The fields of a `Forward`, passes one after another."""

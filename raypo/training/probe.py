@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import numpy as np
 import torch
@@ -40,23 +41,29 @@ def check_head(engine: Engine) -> None:
 
 
 @torch.no_grad()
-def shares_prefix(engine: Engine) -> bool:
-    """Compare one row for a made-up pair with two; says so when a model needs a row for every sequence."""
-    config = engine.policy.plain.config
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        log.info("prompts are not shared: the model attends in a sliding window, which a shared row would not respect")
-        return False
+def longest_shared(engine: Engine) -> int:
+    """The longest sequence whose prompt may share a row, 0 for none: one row for a made-up pair against two.
+
+    Says so when a model needs a row for every sequence. A shared row's mask replaces a sliding window, so sequences
+    must fit into one.
+    """
     tokens = _probe(engine)
     try:
         shared = _log_probs(engine, tokens, shared=True)
     except (TypeError, ValueError, RuntimeError) as error:
-        log.info("prompts are not shared: the model refuses the mask, %s", error)
-        return False
+        log.warning("prompts are not shared: the model refuses the mask, %s", error)
+        return 0
     off = float((shared - _log_probs(engine, tokens, shared=False)).abs().max())
     if not off <= TOLERANCE[engine.policy.plain.dtype]:
-        log.info("prompts are not shared: log-probs would change by up to %.3g nats", off)
-        return False
-    return True
+        log.warning("prompts are not shared: the model's log-probs would change by up to %.3g nats", off)
+        return 0
+    return _window(engine)
+
+
+def _window(engine: Engine) -> int:
+    config = engine.policy.plain.config
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return window or sys.maxsize
 
 
 def _log_probs(engine: Engine, tokens: TokenSet, shared: bool) -> Tensor:

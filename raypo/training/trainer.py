@@ -24,7 +24,7 @@ from raypo.training.frozen import sequence_logps
 from raypo.training.layout import MicroBatch
 from raypo.training.needs import LIVE_REFERENCE, Supply
 from raypo.training.optim import lr_at
-from raypo.training.probe import check_head, shares_prefix
+from raypo.training.probe import check_head, longest_shared
 from raypo.training.reference import LiveCopy
 from raypo.training.session import Session, check_data
 from raypo.training.settings import EngineSetup, Optimisation, Run
@@ -46,7 +46,7 @@ class Trainer:
         self._critic = self._dirty = False
         self._reference: LiveCopy | None = None
         self._moving: LiveCopy | None = None
-        self._shares: bool | None = None
+        self._longest_shared: int | None = None
         check_head(self.engine)
 
     # A run ----------------------------------------------------------------------------------------------------------
@@ -201,9 +201,11 @@ class Trainer:
 
     def shares_prefix(self, tokens: TokenSet) -> bool:
         """Whether the completions of a prompt go through the model as one row."""
-        if self._shares is None:
-            self._shares = shares_prefix(self.engine)
-        return self._shares and tokens.examples.shape[1] > 1
+        if tokens.examples.shape[1] == 1:
+            return False
+        if self._longest_shared is None:
+            self._longest_shared = longest_shared(self.engine)
+        return int(tokens.lengths.max()) <= self._longest_shared
 
     @property
     def one_pass(self) -> bool:
