@@ -159,7 +159,7 @@ class TrialBench:
         """Reward accuracy and margin on pairs that are trained on by nobody."""
         if self.study.methods[label].method.data != "pairs" or "embeddings" in trainer.needs:
             return {}
-        tokens = self.materials.heldout_tokens()
+        tokens = self.materials.heldout_tokens
         if tokens is None:
             return {}
         frozen = {"reference": reference_logps(self.materials, trainer, tokens)} if "reference" in trainer.needs else {}

@@ -54,6 +54,7 @@ class Materials:
     def __init__(self, study: Study, store: Store, say: Stage) -> None:
         self.study, self.store, self.say = study, store, say
         self._tokens: dict[str, Tokens] = {}
+        self._of_points: dict[str, Tokens] = {}
 
     # Models ---------------------------------------------------------------------------------------------------------
 
@@ -143,13 +144,17 @@ class Materials:
 
     def training_tokens(self, kind: Kind, point: Mapping[str, Value]) -> Tokens:
         """Tokenised training data of a trial, in the form its method takes."""
-        return self.tokens_of(self.training_records(kind, point))
+        name = hash_of([kind, self.study.data_transforms(point)])
+        if name not in self._of_points:
+            self._of_points[name] = self.tokens_of(self.training_records(kind, point))
+        return self._of_points[name]
 
     def training_records(self, kind: Kind, point: Mapping[str, Value]) -> list[Record]:
         """Training rows of a trial after its transforms, in the form its method takes."""
         transforms = parse_transforms(self.study.data_transforms(point))
         return as_kind(apply_transforms(self._parts[0], transforms, self._read_more), kind)
 
+    @cached_property
     def heldout_tokens(self) -> Tokens | None:
         """Tokenised held-out pairs, for reward accuracy; None without pairs."""
         held = self._parts[1]

@@ -55,6 +55,9 @@ class Segment:
     def run(self) -> None:
         """Train until the job's fraction of the schedule.
 
+        The end of the schedule is checkpointed only where an interruption of what follows would cost more than an
+        interval.
+
         Raises:
             Diverged: the loss is no number any more.
             Stopped: the trial was stopped by a command.
@@ -63,14 +66,18 @@ class Segment:
         self._resume(target)
         while self.trainer.step < target:
             self.trainer.train(min(target, self.trainer.step + CHECK_EVERY), self._on_step)
-            due = time.monotonic() - self._saved > self._every_s
-            cancelled, due = broadcast((bool(getattr(self._pulse, "cancelled", False)), due))
+            cancelled, due = broadcast((bool(getattr(self._pulse, "cancelled", False)), self._due()))
             if cancelled:
                 self._save()
                 raise Stopped
             if due and self.trainer.step < target:
                 self._save()
-        self._save()
+        if target < self.trainer.total_steps or broadcast(self._due()):
+            self._save()
+        self._write_log()
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._saved > self._every_s
 
     def _resume(self, target: int) -> None:
         saved = checkpoints.newest(self.folder / "checkpoints", target)
@@ -93,7 +100,11 @@ class Segment:
             return
         self.kept = checkpoints.write(self.folder / "checkpoints", self.trainer.step, self.trainer.save)
         self._saved = time.monotonic()
+        self._write_log()
+
+    def _write_log(self) -> None:
         if rank() == 0 and self._log:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write("\n".join(self._log) + "\n")
         self._log.clear()
