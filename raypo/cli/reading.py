@@ -29,11 +29,18 @@ def compare(
     against: Annotated[
         str | None, typer.Option("--against", help="papers, or a file of published figures, to print beside ours")
     ] = None,
+    benchmarks: Annotated[bool, typer.Option("--benchmarks", help="the winners' benchmarks in their place")] = False,
     format_: Annotated[str, typer.Option("--format", help="table, markdown, csv, json or latex")] = "table",
     json_: Json = False,
 ) -> None:
     """Show the best configuration of each method."""
     results, style = [results_of(storage, name) for name in names], "json" if json_ else format_
+    if benchmarks:
+        from raypo.tracking import benchmarks as shown
+        from raypo.tracking.tables import to_rich
+
+        draw(to_rich(shown.benchmark_table(results))) if style == "table" else print(shown.render(results, style))
+        return
     if against is None:
         print_comparison(results, style)
         return

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from raypo.artifacts import Store
 from raypo.errors import Diverged, JudgeError
+from raypo.evaluation.benchmarks import run_benchmarks
 from raypo.evaluation.goals import value_of
 from raypo.evaluation.judges import Judge
 from raypo.search import checkpoints
@@ -20,7 +22,7 @@ from raypo.search.inputs import reference_logps, trial_inputs
 from raypo.search.jobs import Job, Outcome
 from raypo.search.judging import make_judge
 from raypo.search.materials import Materials
-from raypo.search.together import broadcast, rank
+from raypo.search.together import broadcast, led, rank
 from raypo.search.trialing import Segment, Stopped, run_of
 from raypo.spaces import Value
 from raypo.study import build
@@ -47,6 +49,8 @@ class TrialBench:
         self._pulse = pulse
         if job.kind == "prepare":
             return self._prepare(job)
+        if job.kind == "benchmark":
+            return self._benchmark(job)
         record = evaluation_file(self.folder, job.trial, job.until)
         done = broadcast(read_json(record) if rank() == 0 else None)
         if done is not None:
@@ -85,6 +89,28 @@ class TrialBench:
     def judge(self) -> Judge:
         device = self._trainer.engine.device if self._trainer is not None else "cpu"
         return make_judge(self.materials, str(device), self.folder)
+
+    # Finals ---------------------------------------------------------------------------------------------------------
+
+    def _benchmark(self, job: Job) -> Outcome:
+        """The study's benchmarks of a trained model, on rank 0's device."""
+        wanted = self.study.benchmarks
+        assert wanted is not None, "the study names the benchmarks that a job is for"
+        began, folder = time.monotonic(), trial_folder(self.folder, job.trial)
+        device = str(self._trainer_for(job.point).engine.device)
+        self._say("benchmarks")
+
+        def measure() -> list[dict[str, Any]]:
+            trust = self.study.model.trust_remote_code
+            found = run_benchmarks(
+                folder / "model", wanted.tasks, limit=wanted.limit, device=device, trust_remote_code=trust
+            )
+            write_json(folder / "benchmarks.json", [asdict(score) for score in found])
+            return [asdict(score) for score in found]
+
+        scores = led(measure)
+        cost = (time.monotonic() - began) * self.study.resources.workers
+        return Outcome(job.trial, "finished", 1.0, evaluation={"scores": scores}, cost_s=cost)
 
     # Trials ---------------------------------------------------------------------------------------------------------
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 
 from raypo.evaluation.completions import read
 from raypo.evaluation.win_rate import estimate
 from raypo.search.folders import trial_folder
-from raypo.search.jobs import Job, Outcome
+from raypo.search.jobs import Job, Outcome, Together
 from raypo.search.ledger import Ledger, Row
 from raypo.search.ranking import ranked
 from raypo.search.samplers import seed_of
@@ -37,20 +36,21 @@ def candidates(study: Study, ledger: Ledger, job_of: Callable[[Row], Job]) -> li
     return [Again(row, tuple(_job(study, job_of(row), k) for k in range(study.confirm.seeds))) for row in chosen]
 
 
-def confirm(ledger: Ledger, folder: Path, pool: Any, work: Sequence[Again], say: Callable[[str], None]) -> None:
+def confirm(
+    ledger: Ledger, folder: Path, work: Sequence[Again], together: Together, say: Callable[[str], None]
+) -> None:
     """Run all jobs on the slots and write each configuration's confirmation into the ledger.
 
     A seed that fails or diverges counts: it is named in the confirmation, and the others make the figure.
     """
-    waiting = {pool.submit.remote(job): again for again in work for job in again.jobs}
+    whose = {job.trial: again for again in work for job in again.jobs}
     outcomes: dict[str, list[Outcome]] = {again.row.name: [] for again in work}
-    while waiting:
-        (done,), _ = ray.wait(list(waiting), num_returns=1)
-        again = waiting.pop(done)
+    for outcome in together([job for again in work for job in again.jobs]):
+        again = whose[outcome.trial]
         found = outcomes[again.row.name]
-        found.append(ray.get(done))
+        found.append(outcome)
         if len(found) == len(again.jobs):
-            confirmation = combined(found, folder)
+            confirmation = combined(sorted(found, key=lambda outcome: outcome.trial), folder)
             ledger.confirm(again.row, confirmation)
             say(f"confirmed {again.row.name}: {_words(confirmation)}")
 
@@ -95,4 +95,6 @@ def _words(confirmation: dict[str, Any]) -> str:
         return "every seed failed"
     rate, low, high = (100 * confirmation[name] for name in ("win_rate", "ci_low", "ci_high"))
     spread = f", spread over {confirmation['seeds']} seeds {100 * confirmation['spread']:.1f}"
-    return f"{rate:.1f} % [{low:.1f}, {high:.1f}] on {confirmation['n']} unseen prompts{spread}"
+    failed, seeds = len(confirmation["failed"]), confirmation["seeds"]
+    lost = f"; {failed} of {failed + seeds} seeds {'was' if failed == 1 else 'were'} lost" if failed else ""
+    return f"{rate:.1f} % [{low:.1f}, {high:.1f}] on {confirmation['n']} unseen prompts{spread}{lost}"

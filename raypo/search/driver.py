@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -10,13 +12,14 @@ import ray
 
 from raypo.errors import ClusterError
 from raypo.search import tune
+from raypo.search.benchmarking import benchmark, finalists
 from raypo.search.cluster import NAMESPACE, Cluster, check_resources, joined, slots_open
 from raypo.search.commands import Commands
 from raypo.search.conductor import LedgerConductor
 from raypo.search.confirming import candidates, confirm
 from raypo.search.exporting import KEPT, Models
 from raypo.search.interrupt import stopping_on_interrupt
-from raypo.search.jobs import Job
+from raypo.search.jobs import Job, Outcome
 from raypo.search.journal import mend
 from raypo.search.lease import lease
 from raypo.search.ledger import Ledger, Row
@@ -84,11 +87,8 @@ def run(
             with stopping_on_interrupt(steering.stop), steering.following(search.path / LIVE):
                 tune.run(conductor, conductor.concurrent, str(search.path / "ray"))
             cluster.check()
-            work = [] if conductor.stopping else candidates(conductor.study, ledger, conductor.job)
-            if work:
-                seeds = study.confirm.seeds
-                watcher.stage(f"confirming {len(work)} configurations with {seeds} seeds each on unseen prompts")
-                confirm(ledger, search.path, cluster.pool, work, watcher.stage)
+            if not conductor.stopping:
+                _finals(conductor, search, cluster, watcher)
         shutil.rmtree(search.path / "ray", ignore_errors=True)  # Ray's own notes; the ledger is the record
         watcher.ended(search.name, search.path)
 
@@ -103,6 +103,29 @@ def _conductor(search: SearchFolder, study: Study, ledger: Ledger, cluster: Clus
         concurrent=concurrent_trials(study),
         targets=search.settings["targets"],
     )
+
+
+def _finals(conductor: LedgerConductor, search: SearchFolder, cluster: Cluster, watcher: Watcher) -> None:
+    """Confirm the best of every method, and have the winners do the benchmarks."""
+    study, ledger = conductor.study, conductor.ledger
+    together = partial(_done, cluster)
+    work = candidates(study, ledger, conductor.job)
+    if work:
+        seeds = study.confirm.seeds
+        watcher.stage(f"confirming {len(work)} configurations with {seeds} seeds each on unseen prompts")
+        confirm(ledger, search.path, work, together, watcher.stage)
+    winners = finalists(study, ledger)
+    if winners:
+        watcher.stage(f"benchmarks of {', '.join(row.name for row in winners)}")
+        benchmark(ledger, winners, conductor.job, together, watcher.stage)
+
+
+def _done(cluster: Cluster, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    """Have the slots do some jobs; their outcomes as they come."""
+    waiting = [cluster.pool.submit.remote(job) for job in jobs]
+    while waiting:
+        (done,), waiting = ray.wait(waiting, num_returns=1)
+        yield ray.get(done)
 
 
 def _prepare(cluster: Cluster, watcher: Watcher) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -14,8 +15,8 @@ class Job:
 
     `point` holds everything that the trial is made of (hyperparameters, training settings, `data.<transform>`);
     where it resumes is decided by the newest committed checkpoint in its folder. `kind` is "prepare" for the work
-    that all trials share, "trial" otherwise; `confirm` asks for the confirmation prompts. `revision` is that of the
-    study, which grows when a method is added to a running search.
+    that all trials share, "benchmark" for the study's tasks on a trained model, "trial" otherwise; `confirm` asks for
+    the confirmation prompts. `revision` is that of the study, which grows when a method is added to a running search.
     """
 
     trial: str
@@ -23,16 +24,20 @@ class Job:
     point: dict[str, Any]
     seed: int
     until: float
-    kind: Literal["trial", "prepare"] = "trial"
+    kind: Literal["trial", "prepare", "benchmark"] = "trial"
     confirm: bool = False
     revision: int = 0
 
     @property
     def id(self) -> str:
-        return f"{self.trial}@{self.until:.6f}"
+        return f"{self.trial}@{self.until:.6f}" if self.kind != "benchmark" else f"{self.trial}@benchmark"
 
     def until_fraction(self, until: float) -> Job:
         return replace(self, until=until)
+
+    def benchmarked(self) -> Job:
+        """Have the trial's model do the study's benchmarks."""
+        return replace(self, kind="benchmark")
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ class Outcome:
     def over(self) -> bool:
         """Whether the trial ends here whatever the pruner thinks."""
         return self.state != "running"
+
+
+Together = Callable[[Sequence[Job]], Iterator[Outcome]]
+"""Has jobs done side by side and gives their outcomes as they come."""
 
 
 @dataclass(frozen=True)

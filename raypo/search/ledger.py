@@ -184,6 +184,10 @@ class Ledger:
         """Keep a trial's confirmation; with the study, for Optuna lets nobody write to an ended trial."""
         self.study(row.label).set_user_attr(f"confirmation:{row.number}", dict(confirmation))
 
+    def benchmark(self, row: Row, scores: Sequence[Mapping[str, Any]]) -> None:
+        """Keep a finished trial's benchmark figures, as plain data."""
+        self.study(row.label).set_user_attr(f"benchmarks:{row.number}", [dict(score) for score in scores])
+
     def rows(self, label: str | None = None) -> list[Row]:
         """All trials, in the order they were drawn, method by method."""
         labels = [label] if label is not None else self.labels()

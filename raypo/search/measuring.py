@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from raypo.evaluation.benchmarks import MISSING, is_file, unknown_tasks
 from raypo.evaluation.judges.templates import TEMPLATES
 from raypo.study import Study
 
@@ -23,6 +24,8 @@ def unmeasurable(study: Study) -> Iterator[str]:
         yield from _no_race(study)
     if study.objective.engine == "vllm" and not installed("vllm"):
         yield "objective.engine: vllm is not installed; pip install 'raypo[vllm]', or sample with transformers"
+    if study.benchmarks is not None:
+        yield from _no_benchmarks(study, study.benchmarks.tasks)
 
 
 def installed(package: str) -> bool:
@@ -48,6 +51,18 @@ def _no_score(study: Study) -> Iterator[str]:
     if judge.kind == "pairrm" or pairwise:
         who = judge.kind + (f" with template {judge.template}" if pairwise else "")
         yield f"objective.metric: score is the mean of a judge's marks, {who} gives none; maximise win_rate"
+
+
+def _no_benchmarks(study: Study, tasks: Sequence[str]) -> Iterator[str]:
+    files = [task for task in tasks if is_file(task)]
+    if files and not study.allow_code:
+        yield f"benchmarks.tasks: {files[0]} is a task's own file, which may run code; trust it with --allow-code"
+        return
+    if not installed("lm_eval"):
+        yield f"benchmarks.tasks: {MISSING}, or leave benchmarks out"
+        return
+    for problem in unknown_tasks(tasks):
+        yield f"benchmarks.tasks: {problem}"
 
 
 def _no_front(study: Study) -> Iterator[str]:

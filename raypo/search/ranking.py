@@ -19,6 +19,21 @@ def point(row: Row) -> tuple[float, ...]:
     return tuple(row.evaluations[-1].get("objectives", ()))
 
 
+def winner(rows: Sequence[Row]) -> Row | None:
+    """The best finished trial of one method, of the confirmed ones where there are any."""
+    best = ranked(rows)
+    confirmed = {
+        row.name: float(row.confirmation.get("objective", row.confirmation["win_rate"]))
+        for row in best
+        if row.confirmation is not None and row.confirmation["seeds"]
+    }
+    return max(
+        (row for row in best if row.name in confirmed),
+        key=lambda row: confirmed[row.name],
+        default=best[0] if best else None,
+    )
+
+
 def ranked(rows: Sequence[Row]) -> list[Row]:
     """The finished trials of one method, best first; with several objectives those of the front come before others."""
     finished = [row for row in rows if row.state == "finished" and row.evaluations]

@@ -50,6 +50,7 @@ def trial_result(row: Row, folder: Path, study: Study) -> TrialResult:
         reason=row.reason,
         checkpoint=row.checkpoint,
         confirmation=row.confirmation,
+        benchmarks=tuple(row.benchmarks or ()),
     )
 
 

@@ -42,7 +42,8 @@ class TrialResult:
 
     `fraction` is the part of the schedule that was trained, `history` its evaluations in order, `reason` why it was
     pruned, failed or diverged, `cost_s` its device-seconds. `confirmation` holds `win_rate`, `ci_low`, `ci_high`, `n`,
-    `seeds` and `spread` measured on prompts that the search never saw.
+    `seeds` and `spread` measured on prompts that the search never saw; `benchmarks` has `task`, `metric`, `value`,
+    `standard_error` and `n` each.
     """
 
     name: str
@@ -57,7 +58,8 @@ class TrialResult:
     seed: int
     reason: str | None = None
     checkpoint: str | None = None
-    confirmation: Mapping[str, float] | None = None
+    confirmation: Mapping[str, Any] | None = None
+    benchmarks: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def estimate(self) -> Evaluation | None:

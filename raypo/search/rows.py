@@ -26,6 +26,7 @@ class Row:
     cost_s: float = 0.0
     checkpoint: str | None = None
     confirmation: dict[str, Any] | None = None
+    benchmarks: list[dict[str, Any]] | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -62,6 +63,7 @@ def row_of(label: str, trial: FrozenTrial, notes: Mapping[str, Any]) -> Row:
         cost_s=sum(e.get("cost_s", 0.0) for e in evaluations) + attributes.get("lost_s", 0.0),
         checkpoint=attributes.get("checkpoint"),
         confirmation=notes.get(f"confirmation:{trial.number}"),
+        benchmarks=notes.get(f"benchmarks:{trial.number}"),
         attributes=attributes,
     )
 

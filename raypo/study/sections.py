@@ -307,6 +307,13 @@ class Confirm(Section):
     prompts: Prompts | None = None
 
 
+class Benchmarks(Section):
+    """Tasks of lm-evaluation-harness for each method's winner, by name or as a YAML file; `limit` examples of each."""
+
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    limit: Count | None = None
+
+
 class Resources(Section):
     slots: Count = 1
     workers: Count = 1

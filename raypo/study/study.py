@@ -11,7 +11,18 @@ from pydantic import AfterValidator
 
 from raypo.methods import Method
 from raypo.spaces import Space, Value
-from raypo.study.sections import Confirm, Data, Model, Objective, Resources, Search, Section, Tracking, Training
+from raypo.study.sections import (
+    Benchmarks,
+    Confirm,
+    Data,
+    Model,
+    Objective,
+    Resources,
+    Search,
+    Section,
+    Tracking,
+    Training,
+)
 
 TRAINING_AXES = (
     "lr", "epochs", "steps", "batch_size", "optimizer", "schedule", "warmup", "weight_decay",
@@ -59,6 +70,7 @@ class Study(Section):
     objective: Objective
     search: Search = Search()
     confirm: Confirm = Confirm()
+    benchmarks: Benchmarks | None = None
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     storage: str = "raypo-searches"
