@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Confirmation:
     seeds: int
     spread: float
     search_win_rate: float
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Why which seeds came to no figure, by the names they ran under."""
 
 
 @dataclass(frozen=True)
@@ -220,4 +222,4 @@ def _confirmation(trial: TrialResult) -> Confirmation | None:
     found, last = trial.confirmation, trial.estimate
     if found is None or last is None:
         return None
-    return Confirmation(int(found["seeds"]), float(found["spread"]), last.win_rate)
+    return Confirmation(int(found["seeds"]), float(found["spread"]), last.win_rate, dict(found.get("failed", {})))

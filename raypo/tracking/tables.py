@@ -103,7 +103,8 @@ def _confirmation(row: MethodRow) -> tuple[str, str]:
     found = row.confirmation
     if found is None:
         return "–", "–"
-    return f"± {number(found.spread, scale=100)} ({found.seeds})", number(found.search_win_rate, scale=100)
+    seeds = f"{found.seeds} of {found.seeds + len(found.failed)}" if found.failed else str(found.seeds)
+    return f"± {number(found.spread, scale=100)} ({seeds})", number(found.search_win_rate, scale=100)
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> Table:
