@@ -126,24 +126,36 @@ def _init_arguments(study: Study, address: str | None, log_to_driver: bool) -> d
     return {**common, "address": "local", "num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
 
 
-def check_resources(study: Study) -> None:
+def check_resources(study: Study, growing: bool) -> None:
     """Compare what the slots need with what the cluster has.
 
+    In a `growing` cluster, which is not of our own, one slot has to fit into what it has or its autoscaler may add;
+    the others wait for nodes.
+
     Raises:
-        ClusterError: the cluster, with all its nodes, can never hold one slot.
+        ClusterError: the slots would wait for ever.
     """
     import ray
 
     wanted = study.resources
+    slots = 1 if growing else wanted.slots
     have = ray.cluster_resources()
     for name, each in (("GPU", wanted.gpus_per_worker), ("CPU", wanted.cpus_per_worker)):
-        need = each * wanted.workers * wanted.slots
-        if need > have.get(name, 0) + 1e-9:
+        need = each * wanted.workers * slots
+        if need > max(have.get(name, 0), _to_come(name) if growing else 0) + 1e-9:
+            who = "a slot" if slots == 1 else f"{slots} slots"
             raise ClusterError(
-                f"resources: {wanted.slots} slots of {wanted.workers} workers need {need:g} {name}s, the cluster has "
-                f"{have.get(name, 0):g} on {len(ray.nodes())} node(s); lower resources.slots, resources.workers or "
-                f"resources.{name.lower()}s_per_worker, or add nodes"
+                f"resources: {who} of {wanted.workers} workers {'needs' if slots == 1 else 'need'} {need:g} {name}s, "
+                f"the cluster has {have.get(name, 0):g} on {len(ray.nodes())} node(s); lower resources.slots, "
+                f"resources.workers or resources.{name.lower()}s_per_worker, or add nodes"
             )
+
+
+def _to_come(resource: str) -> float:
+    """How much of a resource a cluster can have once its autoscaler has added all it may; 0 without one."""
+    from ray._private.state import state
+
+    return float((state.get_max_resources_from_cluster_config() or {}).get(resource, 0))
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def run(
         mended = mend(search.path / "ledger.journal")
         if mended:
             watcher.stage(mended)
-        check_resources(study)
+        check_resources(study, growing=address is not None)
         settings = {
             "study": study.written(),
             "search": search.name,

@@ -18,6 +18,9 @@ from raypo.search.folders import read_json
 from raypo.search.jobs import Job, Outcome, Pulse
 
 PULSE_S = 0.5
+SHORT_LIFE_S = 30.0
+MAX_SHORT_LIVES = 5
+"""How many worker groups in a row may end within SHORT_LIFE_S before their slot is given up."""
 
 
 class Bench(Protocol):
@@ -193,8 +196,8 @@ class Slot:
                 self._fit()
                 failures = 0
             except Exception as error:
-                failures = failures + 1 if time.monotonic() - started < 60 else 1
-                if self._closing.is_set() or failures >= 3:
+                failures = failures + 1 if time.monotonic() - started < SHORT_LIFE_S else 1
+                if self._closing.is_set() or failures >= MAX_SHORT_LIVES:
                     self.error = None if self._closing.is_set() else error
                     return
 

@@ -14,6 +14,7 @@ second worker).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -206,8 +207,8 @@ def gaps(storage: Path) -> tuple[list[float], float]:
     logs = sorted((storage / "handing" / "trials").glob("dpo-*/metrics.jsonl"))
     times = [[json.loads(line)["time"] for line in log.read_text().splitlines()] for log in logs]
     times.sort()
-    steps = [after - before for trial in times for before, after in zip(trial, trial[1:], strict=False)]
-    found = [after[0] - before[-1] for before, after in zip(times, times[1:], strict=False)]
+    steps = [after - before for trial in times for before, after in itertools.pairwise(trial)]
+    found = [after[0] - before[-1] for before, after in itertools.pairwise(times)]
     return found, statistics.median(steps)
 
 
@@ -227,7 +228,7 @@ def compare(words: argparse.Namespace) -> None:
                 "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
             }
             command = [sys.executable, __file__, "--measure", side, "--trials", str(words.trials)]
-            done = subprocess.run([*command, "--storage", storage], env=environment, capture_output=True, text=True)  # noqa: PLW1510
+            done = subprocess.run([*command, "--storage", storage], env=environment, capture_output=True, text=True)
             if done.returncode:
                 print(f"| {side} | not measured: {done.stderr.strip().splitlines()[-1:]} | | | | |", flush=True)
                 continue

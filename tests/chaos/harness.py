@@ -70,6 +70,7 @@ def disturbed(plan: Plan, ground: Grounds, seed: int, kills: int, dice: random.R
     folder.mkdir(parents=True)
     (folder / "step_s").write_text(str(plan.step_s))
     driver, done, known = _begin(plan, ground, seed), 0, dict[str, float]()
+    deck = list[str]()
     last = time.monotonic()
     while True:
         try:
@@ -77,7 +78,8 @@ def disturbed(plan: Plan, ground: Grounds, seed: int, kills: int, dice: random.R
         except subprocess.TimeoutExpired:
             if done < kills and _begun(folder):
                 known |= {name: at for name, at in finished(folder).items() if name not in known}
-                kind = dice.choice(plan.kinds)
+                deck = deck or dice.sample(plan.kinds, len(plan.kinds))
+                kind = deck.pop()
                 if ground.kill(kind, driver, dice):
                     tally.kills[kind] += 1
                     done, last = done + 1, time.monotonic()

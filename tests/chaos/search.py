@@ -1,11 +1,12 @@
 """The driver that chaos kills: begins a search, or goes on with it, and exits 0 when it has ended.
 
-python tests/chaos/search.py STORAGE NAME SEED TRIALS [--address HOST:PORT] [--real]
+python tests/chaos/search.py STORAGE NAME SEED TRIALS [--address HOST:PORT] [--real] [--resources JSON]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -40,16 +41,26 @@ REAL: dict[str, Any] = {
 }
 
 
-def study_of(storage: Path, name: str, seed: int, trials: int, real: bool) -> Any:
+def study_of(words: argparse.Namespace) -> Any:
     from raypo.study import build
 
+    shape = REAL if words.real else STUBBED
     content = {
-        **(REAL if real else STUBBED),
-        "name": name,
-        "storage": str(storage),
-        "search": {"trials": trials // 2, "sampler": "tpe", "pruner": "none", "seed": seed},
+        **shape,
+        "resources": {**shape["resources"], **words.resources},
+        "name": words.name,
+        "storage": str(words.storage),
+        "search": {"trials": words.trials // 2, "sampler": "tpe", "pruner": "none", "seed": words.seed},
     }
-    return build(content, name)
+    return build(content, words.name)
+
+
+def without_cuda() -> None:
+    """Nodes that only claim to have GPUs: their ranks talk over gloo."""
+    import ray.train.torch
+
+    real = ray.train.torch.TorchConfig
+    ray.train.torch.TorchConfig = lambda backend: real(backend="gloo")  # type: ignore[misc, assignment] # noqa: ARG005
 
 
 class Silent:
@@ -72,13 +83,16 @@ def main() -> None:
     parser.add_argument("trials", type=int)
     parser.add_argument("--address")
     parser.add_argument("--real", action="store_true")
+    parser.add_argument("--resources", type=json.loads, default={})
     words = parser.parse_args()
     sys.path.insert(0, str(TESTS))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
 
     from raypo.search import driver
 
-    study = study_of(words.storage, words.name, words.seed, words.trials, words.real)
+    study = study_of(words)
+    if study.resources.gpus_per_worker:
+        without_cuda()
     begun = (words.storage / words.name / "search.json").exists()
     search = driver.opened(str(words.storage), words.name) if begun else driver.create(study)
     bench = driver.BENCH if words.real else "stub_bench:StubBench"

@@ -208,7 +208,7 @@ def test_mistakes_are_one_line_each_without_a_traceback(storage: Path) -> None:
 def test_more_workers_than_the_cluster_has_is_said_at_once(storage: Path) -> None:
     sets = ["--set", "resources.gpus_per_worker=4", "--set", "resources.workers=2"]
     told = run(storage, *search_words("large"), *sets, expect=1)
-    assert "need 8 GPUs, the cluster has 0" in told
+    assert "a slot of 2 workers needs 8 GPUs, the cluster has 0" in told
 
 
 def _logged(folder: Path) -> int:
