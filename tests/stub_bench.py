@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 
 from raypo.errors import Diverged
+from raypo.evaluation.completions import append
+from raypo.evaluation.judges import Verdict
 from raypo.search import checkpoints
 from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
 from raypo.search.jobs import Job, Outcome
@@ -74,7 +76,23 @@ class StubBench:
             "length": 1.0,
         }
         state = "finished" if job.until >= 1 else "running"
+        if job.confirm and rank() == 0:
+            self._answer(folder, value)
+            figures |= {"judge": "stub", "opponent": "start"}
         return Outcome(job.trial, state, job.until, step, figures, self._cost(began), str(saved))
+
+    def _answer(self, folder: Path, value: float) -> None:
+        """Verdicts on ten unseen prompts that come to the value, for a confirmation pools them."""
+        texts = [f"unseen {i}" for i in range(10)]
+        append(
+            folder / "completions.parquet",
+            fraction=1.0,
+            prompts=texts,
+            answers=texts,
+            opponents=texts,
+            verdicts=[Verdict(value)] * 10,
+            judge="stub",
+        )
 
     def _cost(self, began: float) -> float:
         """Device-seconds that are the same in every run, unless a budget is at stake."""

@@ -6,14 +6,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from stubbed import run_stub
+from stubbed import STUB, run_stub
 
 from raypo.errors import StorageError
 from raypo.search import driver
 from raypo.search.jobs import Outcome
 from raypo.search.lease import lease
 from raypo.search.samplers import make_sampler
-from raypo.study import Study
+from raypo.study import Study, build
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -81,3 +81,26 @@ def test_an_interrupted_search_goes_on_and_can_be_extended(stub_study: Study) ->
     driver.extend(search, 1)
     extended, _ = run_stub(search, stub_study)
     assert Counter(t.method for t in extended.trials) == {"dpo": 3, "simpo": 3}
+
+
+def test_the_best_of_each_method_are_confirmed_on_the_slots_once(tmp_path: Path) -> None:
+    study = build({**STUB, "storage": str(tmp_path), "confirm": {"top": 1, "seeds": 2}}, "stub")
+    search = driver.create(study)
+    (search.path / "faults").mkdir()
+    for number in range(2):
+        (search.path / "faults" / f"simpo-000{number}.s1").write_text("diverge")
+    results, _ = run_stub(search, study)
+    for method in ("dpo", "simpo"):
+        best = max((t for t in results.trials if t.method == method), key=lambda t: t.history[-1].win_rate)
+        (confirmed,) = [t for t in results.trials if t.method == method and t.confirmation is not None]
+        assert confirmed == best
+        found = confirmed.confirmation
+        assert found is not None
+        assert found["win_rate"] == pytest.approx(best.history[-1].win_rate)
+        assert found["n"] == 10
+        failed = {f"{best.name}.s1": "asked to diverge"} if method == "simpo" else {}
+        assert (found["seeds"], found["failed"]) == (2 - len(failed), failed)
+    work = {path.parent.name: path.read_text() for path in search.path.glob("trials/*.s?/work.log")}
+    again, _ = run_stub(search, study)
+    assert {path.parent.name: path.read_text() for path in search.path.glob("trials/*.s?/work.log")} == work
+    assert [t.confirmation for t in again.trials] == [t.confirmation for t in results.trials]
