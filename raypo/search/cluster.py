@@ -216,7 +216,13 @@ def slots_open(
 
 
 def _children() -> set[psutil.Process]:
-    return set(psutil.Process().children(recursive=True))
+    """Processes that descend from this one, but W&B's: it closes its files itself when this process ends."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "wandb-core" not in process.name():
+                found.add(process)
+    return found
 
 
 def _reap(processes: set[psutil.Process]) -> None:
