@@ -13,7 +13,6 @@ import netrc
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,8 +153,6 @@ class Projection:
     def _begin(self, name: str, job_type: str, *, resume: str | None, described: dict[str, Any]) -> LiveRun:
         identity = run_id(self.search.name, self.cursor.token, name)
         earlier = _folders(self.search.folder, identity)
-        if any(time.strftime("%Y%m%d_%H%M%S") in folder.name for folder in earlier):
-            time.sleep(1.0)  # W&B names folders by the second, and two of one name get mixed up
         run = self._wandb.init(
             id=identity,
             project=self.project,
