@@ -82,6 +82,11 @@ class LedgerConductor:
                     self._end(row, "finished")
                     return None
                 rung += len(repeats.stored(row))
+                if rung == len(jobs):
+                    self._average(row)
+                    return None
+            elif rung and self._prunes(row):
+                return None
             self.running[trial_id] = row
             self._tell("drawn", row)
             return {
@@ -113,10 +118,7 @@ class LedgerConductor:
             if outcome.state == "finished":
                 self._end(row, "finished")
                 return False
-            if self._pruned(row):
-                self._end(row, "pruned", f"{self.study.search.pruner or 'median'} at {outcome.fraction:.0%}")
-                return False
-            return True
+            return not self._prunes(row)
 
     def left(self, trial_id: str, *, error: bool) -> None:
         with self.lock:
@@ -166,12 +168,17 @@ class LedgerConductor:
         position = self.position
         return any(position.may_start(label) for label in position.counts)
 
-    def _pruned(self, row: Row) -> bool:
+    def _prunes(self, row: Row) -> bool:
+        """Ask the pruner about a trial's newest evaluation, after a crash again, and end the trial if it says so."""
         values = [e.get("objective", math.nan) for e in row.evaluations]
         if not values or math.isnan(values[-1]) or "replaces" in row.attributes:
             return False
         pruner = pruner_for(self.study, self.ledger, row.label, self.folder, self.concurrent)
-        return bool(pruner.prune(self.ledger.study(row.label), self.ledger.frozen(row)))
+        if not pruner.prune(self.ledger.study(row.label), self.ledger.frozen(row)):
+            return False
+        name, fraction = self.study.search.pruner or "median", row.evaluations[-1]["fraction"]
+        self._end(row, "pruned", f"{name} at {fraction:.0%}")
+        return True
 
     # Seeds ----------------------------------------------------------------------------------------------------------
 
@@ -196,11 +203,17 @@ class LedgerConductor:
         if len(found) < seeds - 1:
             self.running[trial_id] = row
             return True
-        row = self.ledger.note(row, "average", repeats.average(repeats.first_seed(row), found, self.folder))
-        self._tell("evaluated", row)
+        self._average(row)
+        return True
+
+    def _average(self, row: Row) -> None:
+        """All seeds of a trial are trained: their average is its value."""
+        if "average" not in row.attributes:
+            found = repeats.stored(row)
+            row = self.ledger.note(row, "average", repeats.average(repeats.first_seed(row), found, self.folder))
+            self._tell("evaluated", row)
         self._end(row, "finished")
         repeats.drop_models(self.study, self.folder, row.name)
-        return True
 
     # Ends -----------------------------------------------------------------------------------------------------------
 
