@@ -157,7 +157,7 @@ def test_replay_sends_only_what_is_missing_unless_asked_for_the_whole(search: Se
     assert replay(search, "offline").sent == names
     again = replay(search, "offline")
     assert (again.sent, again.already) == ((), names)
-    confirmed = {"win_rate": 0.6, "ci_low": 0.5, "ci_high": 0.7, "n": 500}
+    confirmed = {"win_rate": 0.6, "ci_low": 0.5, "ci_high": 0.7, "n": 500, "seeds": 2, "spread": 0.01}
     changed = replace(search, trials=(replace(search.trials[0], confirmation=confirmed), *search.trials[1:]))
     assert replay(changed, "offline").sent == (search.trials[0].name,)
     assert trial_runs(search)[search.trials[0].name].summary["win_rate"] == 0.6
