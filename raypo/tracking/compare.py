@@ -222,4 +222,6 @@ def _confirmation(trial: TrialResult) -> Confirmation | None:
     found, last = trial.confirmation, trial.estimate
     if found is None or last is None:
         return None
-    return Confirmation(int(found.get("seeds", 1)), float(found.get("spread", 0.0)), last.win_rate, dict(found.get("failed", {})))
+    return Confirmation(
+        int(found.get("seeds", 1)), float(found.get("spread", 0.0)), last.win_rate, dict(found.get("failed", {}))
+    )
