@@ -109,7 +109,7 @@ def torch_trainer(storage: Path, trials: int) -> None:
         point = {**study_in(storage, trials).fixed("dpo"), "lr": 5e-5, "beta": 0.1}
         return {"trial": trial, "label": "dpo", "point": point, "seed": 0, "until": 1.0, "kind": kind}
 
-    ray.init(num_cpus=3, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False)
+    ray.init(address="local", num_cpus=3, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False)
     jobs = [job("prepare", "prepare"), *(job(f"dpo-{n:04d}", "trial") for n in range(trials))]
     _tune(tune.with_resources(trial, {"cpu": 0.1}), {"job": tune.grid_search(jobs)}, storage, reuse=False)
 
@@ -127,7 +127,7 @@ def trl(storage: Path, trials: int, reuse: bool = False) -> None:
     import ray
     from ray import tune
 
-    ray.init(num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False)
     model = os.environ["HAND_OVER_MODEL"]
     names = [f"dpo-{n:04d}" for n in range(trials)]
 
