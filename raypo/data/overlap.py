@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from raypo.data.records import Text, plain
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,19 +20,14 @@ class Overlap:
 
 
 def overlap(training: Iterable[Text], evaluation: Iterable[Text]) -> Overlap:
-    """Count evaluation prompts whose normalised text is a training prompt's, and warn if there are any.
+    """Count evaluation prompts whose normalised text is a training prompt's.
 
     Normalised: letters and digits only, without case and accents' encoding, so that markup and spacing hide nothing.
     """
     known = {normalised(prompt) for prompt in training}
     prompts = list(evaluation)
     shared = [plain(prompt) for prompt in prompts if normalised(prompt) in known]
-    found = Overlap(len(shared), len(prompts), tuple(shared[:3]))
-    if shared:
-        logger.warning(
-            "%d of %d evaluation prompts occur in training, as %r", len(shared), len(prompts), shared[0][:80]
-        )
-    return found
+    return Overlap(len(shared), len(prompts), tuple(shared[:3]))
 
 
 def normalised(text: Text) -> str:

@@ -62,6 +62,14 @@ class TokenSet:
         answers = np.where(there, (self.lengths - self.prompt_lengths)[rows], 0).sum(-1)
         return answers + self.prompt_lengths[rows[:, 0]]
 
+    def rows_of(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sequences of some examples and the example (0, 1, ...) of each; for pairs all chosen, then all rejected."""
+        rows = np.asarray(self.examples)[examples].astype(np.int64)
+        group = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
+        if self.kind == "pairs":
+            rows, group = rows.T, group.T
+        return rows[rows >= 0], group[rows >= 0]
+
     def sequence(self, s: int) -> np.ndarray:
         """int32 [length] ids of sequence s."""
         return self.ids[self.offsets[s] : self.offsets[s + 1]]

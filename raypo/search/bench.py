@@ -83,7 +83,8 @@ class TrialBench:
         self.evaluator.opponent(trainer, confirm=False)
         if self.study.confirm.top:
             self.evaluator.opponent(trainer, confirm=True)
-        return Outcome(job.trial, "finished", 1.0, cost_s=time.monotonic() - began)
+        notes = led(self.materials.notes)
+        return Outcome(job.trial, "finished", 1.0, evaluation={"notes": notes}, cost_s=time.monotonic() - began)
 
     @cached_property
     def judge(self) -> Judge:

@@ -146,3 +146,5 @@ def _prepare(cluster: Cluster, watcher: Watcher) -> None:
     outcome = ray.get(waiting)
     if outcome.state not in ("finished",):
         raise ClusterError(f"preparing failed: {outcome.reason}")
+    for note in outcome.evaluation.get("notes", []):
+        watcher.stage(note)

@@ -17,6 +17,7 @@ from raypo.data.embeddings import embed
 from raypo.data.keys import tokens_key
 from raypo.data.records import Demonstration, Kind, Record, Text
 from raypo.data.rewriting import as_kind, demonstrations
+from raypo.data.sources import Loaded
 from raypo.data.specs import apply_transforms, parse_transforms
 from raypo.data.tokenise import tokenise
 from raypo.data.tokens import TokenSet
@@ -24,7 +25,8 @@ from raypo.data.truncation import Limits
 from raypo.errors import ModelError, StudyError
 from raypo.quickstart import model as tiny
 from raypo.quickstart.vocabulary import words
-from raypo.search.sources import QUICKSTART, read_demonstrations, read_prompts, read_records
+from raypo.search.data_notes import overlap_note, read_note, token_note
+from raypo.search.sources import QUICKSTART, read_demonstrations, read_prompts, read_records, read_source
 from raypo.search.together import made_alone, made_together
 from raypo.spaces import Value
 from raypo.study import Study
@@ -55,6 +57,7 @@ class Materials:
         self.study, self.store, self.say = study, store, say
         self._tokens: dict[str, Tokens] = {}
         self._of_points: dict[str, Tokens] = {}
+        self._trained: list[Text] = []
 
     # Models ---------------------------------------------------------------------------------------------------------
 
@@ -118,10 +121,10 @@ class Materials:
     # Data -----------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def records(self) -> list[Record]:
+    def loaded(self) -> Loaded:
         """All rows of the data, before the transforms."""
         data = self.study.data
-        return read_records(
+        return read_source(
             data.source,
             split=data.split,
             count=data.count,
@@ -131,13 +134,22 @@ class Materials:
             seed=data.seed,
         )
 
+    def notes(self) -> list[str]:
+        """What became of the data that was asked for so far, a line for each part."""
+        loaded = self.loaded
+        told = [read_note(f"data from {self.study.data.source}", loaded.format, loaded.report)]
+        told += [token_note(f"training ({tokens.set.kind})", tokens.set) for tokens in self._of_points.values()]
+        trained = self._trained or [record.prompt for record in self._parts[0]]
+        warning = overlap_note(trained, [prompt.text for prompt in self.prompts()])
+        return [*told, *([warning] if warning else [])]
+
     @cached_property
     def _parts(self) -> tuple[list[Record], list[Record]]:
         """(training, held-out): whole prompts are held out, the same whatever the transforms."""
         share = self.study.data.heldout
         kept: list[Record] = []
         held: list[Record] = []
-        for record in self.records:
+        for record in self.loaded.records:
             draw = random.Random(f"{self.study.data.seed} {record.prompt!r}").random()
             (held if draw < share else kept).append(record)
         return kept, held
@@ -146,7 +158,9 @@ class Materials:
         """Tokenised training data of a trial, in the form its method takes."""
         name = hash_of([kind, self.study.data_transforms(point)])
         if name not in self._of_points:
-            self._of_points[name] = self.tokens_of(self.training_records(kind, point))
+            records = self.training_records(kind, point)
+            self._of_points[name] = self.tokens_of(records)
+            self._trained += [record.prompt for record in records]
         return self._of_points[name]
 
     def training_records(self, kind: Kind, point: Mapping[str, Value]) -> list[Record]:

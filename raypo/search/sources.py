@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from raypo.data import sources
 from raypo.data.records import Demonstration, Pair, Ranking, Record, Text
+from raypo.data.sources import Loaded
 from raypo.errors import DataError
 from raypo.quickstart import task
 
@@ -15,7 +17,7 @@ _SPLITS = {"train": "train", "test": "eval"}
 Format = str | Mapping[str, Mapping[str, Any]]
 
 
-def read_records(
+def read_source(
     source: str,
     *,
     split: str = "train",
@@ -25,16 +27,22 @@ def read_records(
     allow_code: bool = False,
     seed: int = 0,
     rows: int | None = None,
-) -> list[Record]:
+) -> Loaded:
     """All rows of a source, or the first `count` of them (the quickstart generates as many as are asked for).
 
     `rows` reads no further than that many rows of the source, to see what they are like. The quickstart has the
     formats `pairs` and `ranked`, the latter with the option `answers`.
     """
     if source == QUICKSTART:
-        return _generated(format, min(count or 2000, rows or 2000), split, seed)
+        made = _generated(format, min(count or 2000, rows or 2000), split, seed)
+        return Loaded(made, "generated", {"rows": len(made)})
     loaded = sources.load(source, split=split, format=format, columns=columns, allow_code=allow_code, rows=rows)
-    return loaded.records[:count]
+    return replace(loaded, records=loaded.records[:count])
+
+
+def read_records(source: str, **how: Any) -> list[Record]:
+    """The records of `read_source`."""
+    return read_source(source, **how).records
 
 
 def _generated(format: Format, count: int, split: str, seed: int) -> list[Record]:

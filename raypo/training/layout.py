@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raypo.data.collate import rows_of
 from raypo.data.tokens import TokenSet
 
 WIDTH_STEP = 16
@@ -141,7 +140,7 @@ def _pass(tokens: TokenSet, rows: Sequence[Row], width: int) -> Pass:
 class MicroBatch:
     """n examples as forward passes, and where their log-probs go in the [N, T] a method sees.
 
-    N sequences in the order of `rows_of` (pairs: all chosen, then all rejected); T completion tokens. mask [N, T];
+    N sequences in the order of `TokenSet.rows_of` (pairs: all chosen, then all rejected); T completion tokens. mask [N, T];
     unit [N, T] or None; slot [S] flat place in [N, T] of each scored token, passes one after another; source [S] its
     place in the token set's flat arrays.
     """
@@ -158,7 +157,7 @@ class MicroBatch:
     @classmethod
     def of(cls, tokens: TokenSet, examples: np.ndarray, shared: bool, one_pass: bool) -> MicroBatch:
         """The micro-batch of some examples (at least one)."""
-        sequences, group = rows_of(tokens, examples)
+        sequences, group = tokens.rows_of(examples)
         passes = tuple(passes_for(tokens, rows_for(tokens, examples, shared), one_pass))
         source = np.concatenate([p.source for p in passes])
         starts = tokens.offsets[sequences] + tokens.prompt_lengths[sequences]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from raypo.data.batches import Plan, padding_share, share_out
-from raypo.data.collate import collate, pad, rows_of
 from raypo.data.mismatch import mismatched, partners
 from raypo.data.records import Labelled, Pair, Ranking
 from raypo.data.rewriting import as_kind
@@ -131,17 +130,13 @@ class TestUnpaired:
         assert words.decode(crossed.sequence(0)) == "p0 p1 p2 p3 c0 c1"
 
 
-class TestCollate:
+class TestRows:
     def test_pairs_are_chosen_then_rejected(self, words) -> None:
         tokens = tokenise([Pair("p0", " c0 c1", " r0"), Pair("p1 p2", " c2", " r1")], words, Limits(16))
-        batch = collate(tokens, np.array([1, 0]), pad_id=99)
-        texts = [words.decode(row[keep]) for row, keep in zip(batch.ids, batch.attention, strict=True)]
+        rows, group = tokens.rows_of(np.array([1, 0]))
+        texts = [words.decode(tokens.sequence(row)) for row in rows]
         assert texts == ["p1 p2 c2 <eos>", "p0 c0 c1 <eos>", "p1 p2 r1 <eos>", "p0 r0 <eos>"]
-        assert batch.group.tolist() == [0, 1, 0, 1]
-        assert batch.ids[3].tolist()[3:] == [99]
-        assert batch.mask[0].tolist() == [False, False, True, True]
-        assert not (batch.mask & ~batch.attention).any()
-        assert batch.prompt_lengths.tolist() == [2, 1, 2, 1]
+        assert group.tolist() == [0, 1, 0, 1]
 
     def test_lists_are_never_split(self, words) -> None:
         lists = [
@@ -151,19 +146,11 @@ class TestCollate:
         for batch in Plan.of(tokens, 6, 0).epoch(0):
             for share in share_out(batch, tokens.example_lengths(), 2, 2):
                 for examples in share:
-                    rows, group = rows_of(tokens, examples)
+                    _, group = tokens.rows_of(examples)
                     assert np.bincount(group, minlength=len(examples)).tolist() == [2 + e % 4 for e in examples]
-                    assert len(collate(tokens, examples)) == len(rows)
-
-    def test_aligned_arrays_are_padded_like_the_ids(self, words) -> None:
-        tokens = tokenise([Pair("p0", " c0 c1", " r0")], words, Limits(16))
-        logps = np.arange(len(tokens.ids), dtype=np.float32)
-        rows, _ = rows_of(tokens, np.array([0]))
-        assert pad(tokens, logps, rows, 0.0).tolist() == [[0, 1, 2, 3], [4, 5, 6, 0]]
 
     def test_no_examples_give_no_rows(self, words, tmp_path: Path) -> None:
-        """Ranks that come away empty from a ragged batch still need tensors of the right kind."""
+        """Ranks that come away empty from a ragged batch still need arrays of the right kind."""
         tokenise([Pair("p0", " c0 c1", " r0")], words, Limits(16)).save(tmp_path)
-        batch = collate(TokenSet.load(tmp_path), np.array([], int))
-        assert batch.ids.shape == batch.mask.shape == (0, 0)
-        assert batch.score.shape == (0,)
+        rows, group = TokenSet.load(tmp_path).rows_of(np.array([], int))
+        assert rows.shape == group.shape == (0,)

@@ -241,12 +241,10 @@ class TestSpecs:
 
 
 class TestOverlap:
-    def test_evaluation_prompts_that_occur_in_training_are_counted(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_evaluation_prompts_that_occur_in_training_are_counted(self) -> None:
         training = ["What is it?", (user("Tell me  WHY"),), "other"]
         found = overlap(training, ["what is  it", "tell me why!", "never seen"])
         assert (found.shared, found.evaluation, found.examples) == (2, 3, ("what is  it", "tell me why!"))
-        assert "2 of 3 evaluation prompts occur in training" in caplog.text
 
-    def test_no_warning_without_overlap(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_none_are_found_where_none_are(self) -> None:
         assert overlap(["a"], ["b"]).shared == 0
-        assert not caplog.text
