@@ -140,7 +140,8 @@ def _pass(tokens: TokenSet, rows: Sequence[Row], width: int) -> Pass:
 class MicroBatch:
     """n examples as forward passes, and where their log-probs go in the [N, T] a method sees.
 
-    N sequences in the order of `TokenSet.rows_of` (pairs: all chosen, then all rejected); T completion tokens. mask [N, T];
+    N sequences in the order of `TokenSet.rows_of` (pairs: all chosen, then all rejected); T completion tokens.
+    mask [N, T];
     unit [N, T] or None; slot [S] flat place in [N, T] of each scored token, passes one after another; source [S] its
     place in the token set's flat arrays.
     """

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
+from small_bench import small_study
+
 from raypo.artifacts import Store
 from raypo.search.materials import Materials
-
-from small_bench import small_study
 
 
 def test_dropped_rows_cut_prompts_and_shared_prompts_are_told(tmp_path: Path) -> None:
