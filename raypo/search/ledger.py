@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
@@ -24,7 +24,7 @@ from raypo.search.rows import Known, Row, replaced_by, row_of, trial_name
 from raypo.search.samplers import RepeatableSampler
 from raypo.search.view import Space
 
-__all__ = ["CONTROL", "Ledger", "Row", "reading", "trial_name"]
+__all__ = ["CONTROL", "Ledger", "Row", "trial_name"]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -235,18 +235,24 @@ class Ledger:
 
 def _storage(where: str | Path) -> BaseStorage:
     if isinstance(where, str) and "://" in where:
-        return RDBStorage(where, engine_kwargs={"pool_pre_ping": True})
+        return _database(where)
     path = str(where)
     return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
 
 
-@contextlib.contextmanager
-def reading(where: str | Path, search: str) -> Iterator[Ledger]:
-    """Open a ledger that must exist already.
+def _database(url: str) -> BaseStorage:
+    """A database that answers, with ended trials remembered here.
 
     Raises:
-        StorageError: there is none.
+        StorageError: it does not answer, or the package that speaks to it is missing.
     """
-    if not (isinstance(where, str) and "://" in where) and not Path(where).exists():
-        raise StorageError(f"{search}: no ledger at {where}; raypo search starts a search")
-    yield Ledger(where, search)
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        spoken = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        return get_storage(RDBStorage(spoken, engine_kwargs={"pool_pre_ping": True}))
+    except ImportError as error:
+        raise StorageError(f"ledger: {url} needs a package, {error}; pip install 'raypo[postgres]'") from None
+    except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise StorageError(f"ledger: {url} does not answer, {cause}") from None

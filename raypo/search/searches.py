@@ -32,8 +32,16 @@ class SearchFolder:
 
     @property
     def ledger(self) -> Ledger:
-        goals = (read_json(self.path / "search.json") or {}).get("goals", ())
-        return Ledger(self.path / "ledger.journal", self.name, goals)
+        settings = read_json(self.path / "search.json") or {}
+        where = settings.get("ledger") or self.path / "ledger.journal"
+        return Ledger(where, self.name, settings.get("goals", ()))
+
+    @property
+    def begun(self) -> bool:
+        """Whether the ledger holds anything of this search."""
+        if self.settings["ledger"]:
+            return bool(self.ledger.labels())
+        return (self.path / "ledger.journal").exists()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -72,6 +80,11 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
             f"go on with it: raypo resume {search.name}; add trials to it: raypo extend {search.name} --trials N; "
             f"or start anew under another name: --name"
         )
+    if study.ledger and Ledger(study.ledger, search.name).labels():
+        raise StorageError(
+            f"{search.name}: the ledger {study.ledger} holds a search of that name whose folder is not in "
+            f"{search.path.parent}; name its --storage to go on with it, or start anew under another name: --name"
+        )
     search.path.mkdir(parents=True, exist_ok=True)
     _write(search.path / "study.yaml", yaml.dump(study.written()))
     write_json(
@@ -82,6 +95,7 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
             "targets": targets(study),
             "versions": versions(),
             "goals": study.objective.pareto or (),
+            "ledger": study.ledger,
             **also,
         },
     )
@@ -90,7 +104,7 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
 
 def discard_if_empty(search: SearchFolder) -> None:
     """Remove a search that was refused before anything ran, so that its name is free again."""
-    if not (search.path / "ledger.journal").exists():
+    if not search.begun:
         shutil.rmtree(search.path, ignore_errors=True)
 
 

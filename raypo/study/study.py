@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
@@ -28,6 +29,7 @@ TRAINING_AXES = (
     "lr", "epochs", "steps", "batch_size", "optimizer", "schedule", "warmup", "weight_decay",
     "gradient_clipping", "adam_beta1", "adam_beta2",
 )  # fmt: skip
+DATABASES = ("postgresql", "mysql")
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
 
 
@@ -38,6 +40,21 @@ def _safe_name(name: str) -> str:
 
 
 SafeName = Annotated[str, AfterValidator(_safe_name)]
+
+
+def _database(url: str | None) -> str | None:
+    """A database's URL; a password in it would end in every copy of the study."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme.split("+")[0] not in DATABASES:
+        raise ValueError(f"got {parts.scheme or url!r}; a database's URL begins with {' or '.join(DATABASES)}://")
+    if parts.password is not None:
+        raise ValueError("has a password in it, which every copy of the study would show; keep it in ~/.pgpass")
+    return url
+
+
+DatabaseUrl = Annotated[str | None, AfterValidator(_database)]
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,8 @@ class Study(Section):
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     storage: str = "raypo-searches"
+    ledger: DatabaseUrl = None
+    """Where the search's memory is: a database's URL, or None for a journal file in the search's folder."""
     allow_code: bool = False
 
     def axes(self, label: str) -> dict[str, Value | Space]:
