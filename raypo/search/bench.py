@@ -22,7 +22,7 @@ from raypo.search.inputs import reference_logps, trial_inputs
 from raypo.search.jobs import Job, Outcome
 from raypo.search.judging import make_judge
 from raypo.search.materials import Materials
-from raypo.search.together import broadcast, led, rank
+from raypo.search.together import all_cores, broadcast, led, rank
 from raypo.search.trialing import Segment, Stopped, run_of
 from raypo.spaces import Value
 from raypo.study import build
@@ -78,7 +78,8 @@ class TrialBench:
         trainer = self._trainer_for({})
         if rank() == 0:
             self._say("making the judge ready")
-            _ = self.judge
+            with all_cores():
+                _ = self.judge
         trainer.rewind()
         self.evaluator.opponent(trainer, confirm=False)
         if self.study.confirm.top:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from raypo.artifacts import Store
@@ -54,6 +57,17 @@ def led(make: Callable[[], Any]) -> Any:
     return made
 
 
+@contextlib.contextmanager
+def all_cores() -> Iterator[None]:
+    """Rank 0 at work while the others wait: it computes on the threads of all ranks of its machine."""
+    own = torch.get_num_threads()
+    torch.set_num_threads(own * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
+
+
 def made_together(store: Store, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
     """The folder of an artifact that all ranks make together (training, scoring) when it is not there yet.
 
@@ -75,7 +89,8 @@ def made_alone(store: Store, kind: str, key: Mapping[str, Any], make: Callable[[
 
     def lead_only(folder: Path) -> None:
         if rank() == 0:
-            make(folder)
+            with all_cores():
+                make(folder)
 
     return made_together(store, kind, key, lead_only)
 

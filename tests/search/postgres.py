@@ -17,11 +17,9 @@ OWNER = "postgres"
 
 def binaries() -> Path | None:
     """The folder of `initdb` and `pg_ctl`; Debian keeps them off the path."""
-    found = [
-        *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
-        *map(Path, [shutil.which("initdb") or ""]),
-    ]
-    return next((p if p.is_dir() else p.resolve().parent for p in found if str(p) != "."), None)
+    if (found := shutil.which("initdb")) is not None:
+        return Path(found).resolve().parent
+    return next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
 
 
 @contextlib.contextmanager
