@@ -17,7 +17,7 @@ from raypo.search.budget import Accounts, Budget, Flight, Position
 from raypo.search.drawing import Drawing
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Ledger, Row
-from raypo.search.pruning import pruner_for
+from raypo.search.pruning import pruner_for, pruner_name
 from raypo.search.tune import FINISHED
 from raypo.study import Study
 
@@ -176,7 +176,7 @@ class LedgerConductor:
         pruner = pruner_for(self.study, self.ledger, row.label, self.folder, self.concurrent)
         if not pruner.prune(self.ledger.study(row.label), self.ledger.frozen(row)):
             return False
-        name, fraction = self.study.search.pruner or "median", row.evaluations[-1]["fraction"]
+        name, fraction = pruner_name(self.study), row.evaluations[-1]["fraction"]
         self._end(row, "pruned", f"{name} at {fraction:.0%}")
         return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from optuna.trial import FrozenTrial
 
 from raypo.search.budget import Position
-from raypo.search.constraints import Expression, Rules
+from raypo.search.constraints import Rules, parse_rules
 from raypo.search.ledger import Ledger, Row
 from raypo.search.samplers import RepeatableSampler, make_sampler, seed_of
 from raypo.study import Study
@@ -59,9 +59,15 @@ def _by_command(trial: FrozenTrial) -> bool:
 
 
 def rules_of(study: Study, label: str) -> Rules:
-    """The study's constraints that concern a method: those whose every name it searches."""
-    searched = study.space(label)
-    words = {str(v) for space in searched.values() for v in space.values if isinstance(v, str)}
-    known = {name for other in study.methods for name in study.axes(other)}
-    rules = [Expression.parse(text, known, words) for text in study.search.constraints]
-    return Rules(constraints=tuple(rule for rule in rules if rule.names <= searched.keys()))
+    """The study's constraints as far as they concern a method, and the method's own conditions.
+
+    Raises:
+        StudyError: one of them is no rule.
+    """
+    return parse_rules(
+        study.search.constraints,
+        {name: axis.distribution() for name, axis in study.space(label).items()},
+        conditions=study.methods[label].conditions,
+        fixed=study.fixed(label),
+        elsewhere={name for other in study.methods for name in study.axes(other)},
+    )

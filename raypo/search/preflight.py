@@ -13,6 +13,8 @@ from raypo.methods import check_corners
 from raypo.search.drawing import rules_of
 from raypo.search.fitting import first_records, misfits, remarks
 from raypo.search.measuring import unmeasurable
+from raypo.search.pruners import make_pruner
+from raypo.search.pruning import pruner_name
 from raypo.spaces import Space, Value, corners
 from raypo.study import Entry, Study
 
@@ -36,8 +38,13 @@ def check(study: Study, say: Callable[[str], None]) -> None:
         except DataError as error:
             problems.append(f"data: {error}")
     problems += misfits(study, records)
+    problems += _no_pruner(study)
     for label, entry in study.methods.items():
-        points = [_hyperparameters(entry, point) for point in _points(study, label)]
+        try:
+            points = [_hyperparameters(entry, point) for point in _points(study, label)]
+        except StudyError as error:
+            problems.append(f"methods.{label}: {error}")
+            continue
         problems += [f"methods.{label}: {problem}" for problem in check_corners(entry.method, points)]
         problems += [f"methods.{label}: {problem}" for problem in _beyond_the_engine(study, entry, points)]
     if problems:
@@ -53,7 +60,7 @@ def _points(study: Study, label: str) -> Iterator[Mapping[str, Value]]:
     searched = {
         name: v for name, v in study.axes(label).items() if name in entry.hyperparameters or isinstance(v, Space)
     }
-    allowed = (point for point in corners(searched) if rules.allows(point))
+    allowed = (rules.active(point) for point in corners(searched) if rules.allows(point))
     return itertools.islice(allowed, CORNERS)
 
 
@@ -68,6 +75,13 @@ def _beyond_the_engine(study: Study, entry: Entry, points: list[dict[str, Any]])
         yield "exact KL needs whole LM heads, got resources.zero_stage 3; use 0, 1 or 2, or another kl_mode"
     if "moving_reference" in needs and study.model.lora is not None:
         yield "a moving reference cannot be mixed from adapters; train without model.lora, or leave the method out"
+
+
+def _no_pruner(study: Study) -> Iterator[str]:
+    try:
+        make_pruner(pruner_name(study), study.objective.at, scores=lambda *_: {})
+    except StudyError as error:
+        yield str(error)
 
 
 def _no_model(study: Study) -> Iterator[str]:

@@ -16,15 +16,16 @@ from raypo.search.pruners import make_pruner
 from raypo.study import Study
 
 
-def pruner_for(study: Study, ledger: Ledger, label: str, folder: Path, lag: int) -> BasePruner:
-    """The study's pruner for one method.
+def pruner_name(study: Study) -> str:
+    """The study's pruner; without a choice median, where there is one objective and a point to decide at."""
+    decides = study.objective.pareto is None and any(1 / 3 - 1e-3 <= fraction < 1 for fraction in study.objective.at)
+    return study.search.pruner or ("median" if decides else "none")
 
-    Without a choice it is median, where there is one objective and the schedule has a point to decide at.
-    """
-    at = study.objective.at
-    decides = study.objective.pareto is None and any(1 / 3 - 1e-3 <= fraction < 1 for fraction in at)
-    name = study.search.pruner or ("median" if decides else "none")
-    return make_pruner(name, at, scores=partial(verdicts, study, ledger, label, folder), lag=lag)
+
+def pruner_for(study: Study, ledger: Ledger, label: str, folder: Path, lag: int) -> BasePruner:
+    """The study's pruner for one method."""
+    scores = partial(verdicts, study, ledger, label, folder)
+    return make_pruner(pruner_name(study), study.objective.at, scores=scores, lag=lag)
 
 
 def verdicts(study: Study, ledger: Ledger, label: str, folder: Path, number: int, index: int) -> Mapping[str, float]:

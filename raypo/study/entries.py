@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ def _entry(label: str, body: Any, folder: Path | None, allow_code: bool, problem
         problems.append(str(error))
         return None
     priors = tuple(values.pop("priors", ()))
+    conditions = values.pop("conditions", None) or {}
     hyperparameters: dict[str, Value | Space] = {}
     training: dict[str, Value | Space] = {}
     for name, value in values.items():
@@ -70,7 +71,21 @@ def _entry(label: str, body: Any, folder: Path | None, allow_code: bool, problem
                 )
             else:
                 hyperparameters[name] = spec.default  # type: ignore[assignment]
-    return Entry(label, method, hyperparameters, training, priors, reference)
+    problems += [f"{where}.conditions{problem}" for problem in _unconditional(conditions, method, hyperparameters)]
+    return Entry(label, method, hyperparameters, training, priors, reference, conditions)
+
+
+def _unconditional(conditions: Any, method: Method, hyperparameters: Mapping[str, Value | Space]) -> Iterator[str]:
+    """Why a condition cannot be: only a searched hyperparameter that has a default may be left out."""
+    if not isinstance(conditions, Mapping) or not all(isinstance(rule, str) for rule in conditions.values()):
+        yield f": needs an expression for each hyperparameter, got {conditions!r}; such as tau: update == hard"
+        return
+    searched = [name for name, value in hyperparameters.items() if isinstance(value, Space)]
+    for name in conditions:
+        if name not in searched:
+            yield f".{name}: {method.name} searches no such hyperparameter here; there are {', '.join(searched)}"
+        elif method.hyperparameters[name].default is REQUIRED:
+            yield f".{name}: {method.name} has no default for it, so it cannot be left out; remove the condition"
 
 
 def _sort_in(

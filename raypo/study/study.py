@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -68,6 +68,8 @@ class Entry:
     priors: tuple[Mapping[str, Value], ...] = ()
     reference: str = ""
     """What `load_method` takes: the method's name, or the import path of one outside the package."""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    """When a searched hyperparameter is searched; where its condition is false it has its default."""
 
     def departures(self) -> dict[str, Value]:
         """Fixed hyperparameters that are not the method's default."""
@@ -133,6 +135,7 @@ class Study(Section):
                 **entry.hyperparameters,
                 **entry.training,
                 **({"priors": [dict(p) for p in entry.priors]} if entry.priors else {}),
+                **({"conditions": dict(entry.conditions)} if entry.conditions else {}),
             }
             for label, entry in self.methods.items()
         }
