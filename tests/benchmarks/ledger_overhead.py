@@ -12,6 +12,7 @@ driver's memory, and at the end how long the journal takes to open.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import math
 import resource
@@ -50,7 +51,14 @@ def answer(job: Job) -> Outcome:
 
 
 class Slots:
-    """An actor in which every slot of the search is a coroutine."""
+    """An actor in which every slot of the search is a coroutine.
+
+    Its first answers wait `warm_up_s`, as training would: Tune starts an actor for each trial that runs, and as long
+    as trials end faster than an actor starts, it starts one anew for every trial.
+    """
+
+    def __init__(self, warm_up_s: float) -> None:
+        self._warm_up_s = warm_up_s
 
     async def serve(self, slot: str, pool_name: str, namespace: str) -> None:
         import ray
@@ -59,6 +67,8 @@ class Slots:
         await pool.enter.remote(slot, "only", 0, "here", 0)
         index = 0
         while (job := await pool.next_job.remote(slot, "only", index)) is not None:
+            if index == 1:  # 0 is the preparation
+                await asyncio.sleep(self._warm_up_s)
             await pool.finished.remote(slot, "only", answer(job), job)
             index += 1
 
@@ -67,6 +77,7 @@ class SimulatedSlot:
     """Stands where the driver keeps a Ray Train worker group."""
 
     actor: Any = None
+    warm_up_s = 0.0
     error: BaseException | None = None
     alive = True
 
@@ -78,7 +89,7 @@ class SimulatedSlot:
         import ray
 
         if SimulatedSlot.actor is None:
-            SimulatedSlot.actor = ray.remote(Slots).options(num_cpus=0, max_concurrency=1000).remote()
+            SimulatedSlot.actor = ray.remote(Slots).options(num_cpus=0, max_concurrency=1000).remote(SimulatedSlot.warm_up_s)
         self._served = SimulatedSlot.actor.serve.remote(self._plan.slot, self._plan.pool, self._plan.namespace)
 
     def close(self, timeout_s: float) -> bool:
@@ -164,7 +175,9 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--sampler", default="random")
     parser.add_argument("--no-tune", action="store_true")
+    parser.add_argument("--warm-up", type=float, default=20.0, help="seconds that the first jobs take")
     words = parser.parse_args()
+    SimulatedSlot.warm_up_s = words.warm_up
     with tempfile.TemporaryDirectory() as storage:
         content = {
             **STUBBED,
