@@ -2,20 +2,22 @@
 
 A trial holds where the new study would train it to the same figures: same method and resolved point, same seed of the
 search, same model, data and objective. How it was executed (slots, workers, tracking) and how points are chosen
-(sampler, pruner, trials) make no difference to it.
+(sampler, pruner, trials) make no difference to it. Its further seeds hold with it, and so do those of its confirmation
+while the prompts of the confirmation are the same: what is missing of them is trained, and nothing twice.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raypo.search.folders import trial_folder
-from raypo.search.ledger import Row
+from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
+from raypo.search.rows import Row, renamed
 from raypo.search.searches import SearchFolder, create
 from raypo.search.view import fits
 from raypo.spaces import Value
@@ -62,10 +64,12 @@ def fork(old: SearchFolder, name: str, overrides: Sequence[str]) -> Fork:
         params = {axis: point[axis] for axis in study.space(row.label)}
         space = {axis: form.distribution() for axis, form in study.space(row.label).items()}
         kept = ledger.adopt(old.ledger.frozen(row), row, params, space, f"{old.name}/{row.name}")
-        _copy(trial_folder(old.path, row.name), trial_folder(search.path, kept.name))
         taken[row.name] = kept.name
-        if row.confirmation is not None and before.confirm == study.confirm:
-            ledger.confirm(kept, row.confirmation)
+        same = before.confirm.prompts == study.confirm.prompts
+        for suffix in ("", *_further_seeds(old.path, row.name, "rs" if same else "r")):
+            _copy(old.path, search.path, row.name, kept.name, suffix)
+        if row.confirmation is not None and same and before.confirm.seeds == study.confirm.seeds:
+            ledger.confirm(kept, renamed(row.confirmation, row.name, kept.name))
     return Fork(search, study, taken, dropped)
 
 
@@ -109,10 +113,22 @@ def _point(study: Study, row: Row) -> dict[str, Value]:
     return {**study.fixed(row.label), **row.params}
 
 
-def _copy(source: Path, to: Path) -> None:
-    """A trial's folder; files are shared where the storage can do that, for nobody changes a finished trial's."""
-    if source.is_dir():
-        shutil.copytree(source, to, copy_function=_link, dirs_exist_ok=True)
+def _further_seeds(search: Path, trial: str, kinds: str) -> list[str]:
+    """Suffixes of a trial's further seeds (`.r1`) and of its confirmation's (`.s0`) that were trained to the end."""
+    named = re.compile(rf"{re.escape(trial)}(\.[{kinds}]\d+)")
+    found = [named.fullmatch(folder.name) for folder in sorted((search / "trials").glob("*"))]
+    suffixes = [match[1] for match in found if match]
+    return [suffix for suffix in suffixes if evaluation_file(search, trial + suffix, 1.0).exists()]
+
+
+def _copy(old: Path, new: Path, trial: str, now: str, suffix: str) -> None:
+    """A trial's folder under its new name; files are shared where the storage can do that, for nobody changes them."""
+    source, to = trial_folder(old, trial + suffix), trial_folder(new, now + suffix)
+    if not source.is_dir():
+        return
+    shutil.copytree(source, to, copy_function=_link, dirs_exist_ok=True)
+    for record in (to / "evaluations").glob("[!.]*.json"):
+        write_json(record, renamed(read_json(record), trial, now))
 
 
 def _link(source: str, to: str) -> None:

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raypo.errors import StorageError
 from raypo.search.jobs import Outcome
-from raypo.search.rows import Known, Row, replaced_by, row_of, trial_name
+from raypo.search.rows import Known, Row, renamed, replaced_by, row_of, trial_name
 from raypo.search.samplers import RepeatableSampler
 from raypo.search.view import Space
 
@@ -115,11 +115,9 @@ class Ledger:
     def adopt(self, old: FrozenTrial, row: Row, params: dict[str, Any], space: Space, source: str) -> Row:
         """Take over a finished trial of another search, as `source`, with everything that is known of it."""
         gone = ("name", "replaces", "source")
-        kept = {name: value for name, value in old.user_attrs.items() if name not in gone}
         study = self.study(row.label)
-        if row.checkpoint is not None:
-            name = trial_name(row.label, len(study.get_trials(deepcopy=False)))
-            kept["checkpoint"] = row.checkpoint.replace(row.name, name)
+        now = trial_name(row.label, len(study.get_trials(deepcopy=False)))
+        kept = {name: renamed(value, row.name, now) for name, value in old.user_attrs.items() if name not in gone}
         study.add_trial(
             optuna.trial.create_trial(
                 state=old.state,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,15 @@ class Row:
 
 def trial_name(label: str, number: int) -> str:
     return f"{label}-{number:04d}"
+
+
+def renamed(value: Any, old: str, new: str) -> Any:
+    """Plain data that names a trial, its further seeds or its files, as if the trial had always had the new name."""
+    if isinstance(value, str):
+        return re.sub(rf"(?<![\w-]){re.escape(old)}(?![\w-])", new, value)
+    if isinstance(value, Mapping):
+        return {renamed(key, old, new): renamed(inner, old, new) for key, inner in value.items()}
+    return [renamed(inner, old, new) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def replaced_by(trials: Iterable[FrozenTrial]) -> dict[int, int]:

@@ -5,17 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from played import Played, new
+from played import STUDY, Played, value_of
+from played import new as new_search
 
 from raypo.errors import StudyError
+from raypo.evaluation.completions import append
+from raypo.evaluation.judges import Verdict
+from raypo.search.confirming import candidates, confirm
 from raypo.search.driver import SearchFolder
-from raypo.search.folders import trial_folder
+from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
 from raypo.search.forking import fork
+from raypo.search.jobs import Job, Outcome
+from raypo.search.repeats import stored
+from raypo.search.searches import create
+from raypo.study import build
+
+PROMPTS = [f"prompt {i}" for i in range(8)]
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> SearchFolder:
-    search = new(tmp_path, trials=3)
+    search = new_search(tmp_path, trials=3)
     Played(search).run()
     for row in search.ledger.rows():
         folder = trial_folder(search.path, row.name)
@@ -76,3 +86,103 @@ def test_an_impossible_change_leaves_nothing_behind(old: SearchFolder) -> None:
     with pytest.raises(StudyError, match=r"search\.trials"):
         fork(old, "wrong", ["search.trials=-1"])
     assert not (old.path.parent / "wrong").exists()
+
+
+class Slot:
+    """Does jobs as a bench does: a record that stands is the outcome, and a new one is written with its answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.trained: list[str] = []
+
+    def __call__(self, job: Job) -> Outcome:
+        record = evaluation_file(self.folder, job.trial, job.until)
+        if record.exists():
+            return Outcome(**read_json(record))  # type: ignore[arg-type]
+        value, where = value_of(job), trial_folder(self.folder, job.trial)
+        where.mkdir(parents=True, exist_ok=True)
+        verdicts = [Verdict(value)] * len(PROMPTS)
+        columns = {"prompts": PROMPTS, "answers": PROMPTS, "opponents": PROMPTS, "verdicts": verdicts}
+        append(where / "completions.parquet", fraction=job.until, judge="rule", **columns)
+        figures = dict.fromkeys(("objective", "win_rate", "ci_low", "ci_high"), value)
+        figures |= {"n": 8, "kl": 0.0, "length": 1.0, "judge": "rule", "opponent": "start"}
+        state = "finished" if job.until == 1 else "running"
+        done = Outcome(job.trial, state, job.until, 4, figures, 1.0, f"trials/{job.trial}/model")  # type: ignore[arg-type]
+        write_json(record, vars(done))
+        self.trained.append(job.trial)
+        return done
+
+
+def settled(storage: Path, name: str, **sections: dict[str, object]) -> SearchFolder:
+    """A search of one method and two trials with two seeds each, whose best is confirmed with two seeds."""
+    content = {**STUDY, "name": name, "storage": str(storage), "methods": {"dpo": STUDY["methods"]["dpo"]}}
+    content["search"] = {**STUDY["search"], "repeats": {"seeds": 2}}
+    content["confirm"] = {"top": 1, "seeds": 2, "prompts": {"split": "confirm", "count": 8}}
+    search = create(build({**content, **sections}, name))
+    finish(search)
+    return search
+
+
+def finish(search: SearchFolder) -> list[str]:
+    """Run a search with its confirmation to the end; what had to be trained for it."""
+    slot = Slot(search.path)
+    played = Played(search, outcome=slot).run()
+    work = candidates(search.study(), search.ledger, played.conductor.job)
+    confirm(search.ledger, search.path, work, lambda jobs: map(slot, jobs), lambda _: None)
+    return slot.trained
+
+
+def best_of(search: SearchFolder) -> str:
+    return max(search.ledger.rows("dpo"), key=lambda row: row.params["beta"]).name
+
+
+def test_further_seeds_and_confirmations_come_along_under_the_new_name(tmp_path: Path) -> None:
+    old = settled(tmp_path, "old")
+    best = best_of(old)
+    beta = old.ledger.row(best).params["beta"]
+    other = next(row.params["beta"] for row in old.ledger.rows() if row.name != best)
+    low, high = (beta, 1.0) if beta > other else (0.01, beta)
+    made = fork(old, "new", [f"methods.dpo.beta.log_uniform=[{low}, {high}]", "search.trials=1"])
+    assert made.taken == {best: "dpo-0000"}
+    for suffix in ("", ".r1", ".s0", ".s1"):
+        record = read_json(evaluation_file(made.search.path, f"dpo-0000{suffix}", 1.0))
+        assert record["trial"] == f"dpo-0000{suffix}"  # type: ignore[index]
+        assert record["checkpoint"] == f"trials/dpo-0000{suffix}/model"  # type: ignore[index]
+        before = read_json(evaluation_file(old.path, f"{best}{suffix}", 1.0))
+        assert before["trial"] == f"{best}{suffix}", "the old search's record is its own"  # type: ignore[index]
+    row = made.search.ledger.row("dpo-0000")
+    assert [outcome.trial for outcome in stored(row)] == ["dpo-0000.r1"]
+    assert row.confirmation == old.ledger.row(best).confirmation
+    assert finish(made.search) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "trained"),
+    [
+        ("confirm.seeds=3", {".s2"}),
+        ("confirm.seeds=1", set()),
+        ("confirm.top=2", None),
+        ("confirm.prompts.count=4", {".s0", ".s1"}),
+    ],
+)
+def test_a_changed_confirmation_trains_only_what_is_missing(
+    tmp_path: Path, change: str, trained: set[str] | None
+) -> None:
+    old = settled(tmp_path, "old")
+    best = best_of(old)
+    made = fork(old, "new", [change])
+    others = {row.name for row in old.ledger.rows()} - {best}
+    expected = {f"{other}.s{k}" for other in others for k in range(2)} if trained is None else None
+    assert set(finish(made.search)) == (expected or {best + suffix for suffix in trained or ()})
+    confirmation = made.search.ledger.row(best).confirmation
+    assert confirmation is not None
+    assert confirmation["seeds"] == made.search.study().confirm.seeds
+
+
+def test_a_seed_that_was_not_trained_to_the_end_is_left_behind(tmp_path: Path) -> None:
+    old = settled(tmp_path, "old")
+    best = best_of(old)
+    evaluation_file(old.path, f"{best}.s1", 1.0).unlink()
+    made = fork(old, "new", ["confirm.seeds=3"])
+    assert not trial_folder(made.search.path, f"{best}.s1").exists()
+    assert finish(made.search) == [f"{best}.s1", f"{best}.s2"]
