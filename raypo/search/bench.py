@@ -17,11 +17,12 @@ from raypo.evaluation.goals import value_of
 from raypo.evaluation.judges import Judge
 from raypo.search import checkpoints
 from raypo.search.evaluating import Evaluator
-from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
+from raypo.search.folders import evaluation_file, origins_file, read_json, trial_folder, write_json
 from raypo.search.inputs import reference_logps, trial_inputs
 from raypo.search.jobs import Job, Outcome
 from raypo.search.judging import make_judge
 from raypo.search.materials import Materials
+from raypo.search.origins import origins
 from raypo.search.together import all_cores, broadcast, led, rank
 from raypo.search.trialing import Segment, Stopped, run_of
 from raypo.spaces import Value
@@ -84,8 +85,13 @@ class TrialBench:
         self.evaluator.opponent(trainer, confirm=False)
         if self.study.confirm.top:
             self.evaluator.opponent(trainer, confirm=True)
-        notes = led(self.materials.notes)
+        notes = led(self._told)
         return Outcome(job.trial, "finished", 1.0, evaluation={"notes": notes}, cost_s=time.monotonic() - began)
+
+    def _told(self) -> list[str]:
+        """Write down what the search's models come from; what a person is told of the data."""
+        write_json(origins_file(self.folder), origins(self.materials))
+        return self.materials.notes()
 
     @cached_property
     def judge(self) -> Judge:

@@ -32,6 +32,11 @@ def evaluation_file(search: Path, trial: str, until: float) -> Path:
     return trial_folder(search, trial) / "evaluations" / f"{until:.6f}.json"
 
 
+def origins_file(search: Path) -> Path:
+    """Which model and data all trials come from, by content hash."""
+    return search / "origins.json"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

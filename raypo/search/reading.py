@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raypo.search.driver import SearchFolder
-from raypo.search.folders import trial_folder
+from raypo.search.folders import origins_file, read_json, trial_folder
 from raypo.search.ledger import Ledger, Row
 from raypo.search.results import Evaluation, SearchResults, TrialResult
 from raypo.study import Study
@@ -28,6 +28,7 @@ def read_results(search: SearchFolder, study: Study | None = None, ledger: Ledge
         study=study.written(),
         versions=search.settings["versions"],
         trials=tuple(trial_result(row, search.path, study) for row in rows),
+        origins=read_json(origins_file(search.path)) or {},
     )
 
 

@@ -69,13 +69,17 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class SearchResults:
-    """All trials of a search with the resolved study file and the versions it ran under."""
+    """All trials of a search with the resolved study file and the versions it ran under.
+
+    `origins` has the model and the data that all trials come from, by kind, each with its content hash.
+    """
 
     name: str
     folder: Path
     study: Mapping[str, Any]
     versions: Mapping[str, str]
     trials: tuple[TrialResult, ...]
+    origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -328,3 +328,4 @@ class Resources(Section):
 class Tracking(Section):
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "raypo"
+    models: bool = True

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import plotly.graph_objects as go
 
-from raypo.search.results import SearchResults, TrialResult
+from raypo.search.results import SearchResults
 from raypo.tracking import charts
-from raypo.tracking.compare import Comparison, caption, compare, figure, winner
+from raypo.tracking.compare import Comparison, caption, compare, figure
 from raypo.tracking.importance import searched
+from raypo.tracking.lineage import models, send_lineage
 from raypo.tracking.parallel import parallel
 from raypo.tracking.projection import TIMEOUT_S, Projection
-from raypo.tracking.runs import configuration, fingerprint, public, run_id, summary
+from raypo.tracking.runs import fingerprint, public, run_id
 from raypo.tracking.samples import chosen_prompts, winners_answers
 from raypo.tracking.tables import configuration as in_words
 
@@ -27,16 +28,16 @@ PROMPTS = 20
 FIGURES = ("win_rate", "ci_low", "ci_high", "n", "kl", "length")
 
 
-def write_overview(projection: Projection, results: SearchResults, models: Mapping[str, Path]) -> None:
-    """Write the search-level run: tables, figures, sample answers, and the best model of each method in `models`."""
-    known = "".join([*(fingerprint(trial) for trial in results.trials), *sorted(models)])
-    mark = hashlib.sha256(known.encode()).hexdigest()[:12]
-    patience = UPLOAD_S if models else TIMEOUT_S
-    write = partial(_write, results=results, models=models, token=projection.cursor.token)
-    projection.publish(NAME, mark, write, patience)
+def write_overview(projection: Projection, results: SearchResults) -> None:
+    """Write the search-level run: tables, figures, sample answers, and the best models with what they come from."""
+    best = models(results)
+    known = [*(fingerprint(trial) for trial in results.trials), *sorted(best), json.dumps(results.origins)]
+    mark = hashlib.sha256("".join(known).encode()).hexdigest()[:12]
+    patience = UPLOAD_S if best else TIMEOUT_S
+    projection.publish(NAME, mark, partial(_write, results=results, token=projection.cursor.token), patience)
 
 
-def _write(wandb: ModuleType, run: Any, results: SearchResults, models: Mapping[str, Path], token: str) -> None:
+def _write(wandb: ModuleType, run: Any, results: SearchResults, token: str) -> None:
     comparison = compare(results)
     run.notes = caption(comparison)
     run.config.update(public({key: value for key, value in results.study.items() if key not in ("name", "storage")}))
@@ -45,10 +46,7 @@ def _write(wandb: ModuleType, run: Any, results: SearchResults, models: Mapping[
     drawn = {name: wandb.Plotly(shown) for name, shown in figures(results) if shown is not None}
     run.log({**{name: wandb.Table(columns=head, data=rows) for name, (head, rows) in tables.items()}, **drawn})
     run.summary.update(_headline(comparison))
-    for method, folder in models.items():
-        best = winner(results.trials, method)
-        if best is not None:
-            run.log_artifact(model_artifact(wandb, results, best, folder))
+    send_lineage(wandb, run, results)
 
 
 def figures(results: SearchResults) -> Iterator[tuple[str, go.Figure | None]]:
@@ -64,18 +62,6 @@ def figures(results: SearchResults) -> Iterator[tuple[str, go.Figure | None]]:
         yield f"parallel/{method}", parallel(results, method)
         for name in searched(results, method):
             yield f"slices/{method}/{name}", charts.slice_of(results, method, name)
-
-
-def model_artifact(wandb: ModuleType, results: SearchResults, trial: TrialResult, folder: Path) -> Any:
-    """Make the artifact of a method's best model; its metadata names the base model, the data and the trial."""
-    artifact = wandb.Artifact(
-        name=f"{results.name}-{trial.method}",
-        type="model",
-        description=f"Best {trial.method} configuration of {results.name}: {in_words(trial.hyperparameters)}",
-        metadata={**configuration(results, trial), **summary(trial)},
-    )
-    artifact.add_dir(str(folder))
-    return artifact
 
 
 def _headline(comparison: Comparison) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from raypo.search.results import SearchResults, TrialResult
 from raypo.tracking.overview import write_overview
@@ -100,6 +99,8 @@ class Tracker:
                 f"W&B: {len(outcome.unsent)} of {len(results.trials)} runs are not there ({outcome.first_error}); "
                 f"`raypo sync {results.name}` sends them"
             )
+        elif self._thread.is_alive():
+            self._say(f"W&B: not all is there after {patience_s:.0f} s; `raypo sync {results.name}` sends the rest")
         return outcome
 
     def _tell(self, trial: TrialResult) -> None:
@@ -145,7 +146,7 @@ class _Sync:
             send = partial(Projection.send, trial=news.trial, live=news.rows, reread=news.reread)
             self._attempt(news.trial.name, send)
 
-    def everything(self, results: SearchResults, models: Mapping[str, Path] | None = None) -> None:
+    def everything(self, results: SearchResults) -> None:
         """Bring all runs up to date and write the search-level run; gives up when W&B keeps failing."""
         self.in_a_row = 0
         steps = [(trial.name, partial(self._end, trial=trial)) for trial in results.trials if trial.state in ENDED]
@@ -154,7 +155,7 @@ class _Sync:
             for trial in results.trials
             if trial.state not in ENDED and trial.history
         ]
-        steps.append(("search", partial(write_overview, results=results, models=models or {})))
+        steps.append(("search", partial(write_overview, results=results)))
         for name, act in steps:
             if self.in_a_row < GIVE_UP_AFTER:
                 self._attempt(name, act)
@@ -209,14 +210,10 @@ def replay(
     project: str = "raypo",
     *,
     whole: bool = False,
-    models: Mapping[str, Path] | None = None,
     say: Callable[[str], None] = log.warning,
 ) -> Sent:
-    """Send a search from its record into W&B: what is missing there, or, with `whole`, everything anew.
-
-    `models` maps a method to the folder of its best model, to be kept as an artifact of the search-level run.
-    """
+    """Send a search from its record into W&B: what is missing there, or, with `whole`, everything anew."""
     sync = _Sync(results, resolve_mode(mode), project, say, whole=whole)
     if sync.mode != "disabled":
-        sync.everything(results, models)
+        sync.everything(results)
     return sync.outcome(results)

@@ -10,6 +10,8 @@ import pytest
 from played import Played
 from small_bench import Pulse, open_bench, small_study
 
+from raypo.artifacts import hash_folder
+from raypo.data.keys import hash_records
 from raypo.evaluation.completions import Judged, read
 from raypo.search.confirming import candidates, confirm
 from raypo.search.folders import trial_folder
@@ -17,6 +19,7 @@ from raypo.search.jobs import Job, Outcome
 from raypo.search.reading import read_results
 from raypo.search.results import SearchResults
 from raypo.search.searches import create
+from raypo.search.sources import read_source
 from raypo.tracking.compare import caption, compare
 from raypo.tracking.tables import headline
 
@@ -104,3 +107,11 @@ def test_a_seed_that_was_lost_is_counted_and_named(confirmed: Confirmed) -> None
     assert (row.confirmation.seeds, dict(row.confirmation.failed)) == (2, {f"{confirmed.best.name}.s1": LOST})
     assert "(2 of 3)" in " ".join(headline(compare(confirmed.results)).rows[0])
     assert "1 of 3 seeds was lost" in confirmed.said[-1]
+
+
+def test_what_the_models_come_from_is_on_record(confirmed: Confirmed) -> None:
+    (base,) = (confirmed.path.parent / "artifacts" / "base-model").glob("[!.]*/")
+    records = read_source("quickstart", split="train", count=64, seed=0).records
+    model, data = (confirmed.results.origins[kind] for kind in ("base-model", "dataset"))
+    assert (model["name"], model["content"], model["start"]) == ("quickstart", hash_folder(base), hash_folder(base))
+    assert (data["name"], data["records"], data["content"]) == ("quickstart", 64, hash_records(records))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from synthetic import write_search
-from test_wandb_online import run_of
 from wandb_files import offline_runs
 from wandb_server import WandbServer
 
@@ -46,25 +45,6 @@ def test_the_search_level_run_holds_the_comparison(tmp_path: Path) -> None:
     names = {str(path).rsplit("_", 2)[0] for path in drawn}
     assert {"winners", "front", "over_optimisation", "budget", "importances", "curves/loss"} <= names
     assert {"parallel/dpo", "slices/dpo/beta", "slices/dpo/lr"} <= names
-
-
-def test_the_best_models_are_kept_as_artifacts(server: WandbServer, tmp_path: Path) -> None:
-    results = write_search(tmp_path, trials=1)
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text('{"hidden_size": 4}')
-    assert replay(results, models={"dpo": model}).errors == 0
-    artifact = server.artifacts["artifact-rhymes-dpo"]
-    assert artifact["artifactTypeName"] == "model"
-    assert artifact["committed"]
-    assert artifact["runName"] == next(name for name in server.runs if name.endswith("-search"))
-    metadata = json.loads(artifact["metadata"])
-    assert metadata["model.path"] == "quickstart"
-    assert metadata["data.source"] == "quickstart"
-    assert metadata["win_rate"] == winner(results.trials, "dpo").estimate.win_rate
-    assert server.blobs["artifact-rhymes-dpo/config.json"] == b'{"hidden_size": 4}'
-    best = rows_of(next(body for name, body in server.blobs.items() if name.endswith("best.table.json")))
-    assert best[0]["run"] == f"{server.url}/someone/raypo/runs/{run_of(server, 'dpo-0000').name}"
 
 
 def test_a_wandb_report_and_a_saved_view_show_the_search(

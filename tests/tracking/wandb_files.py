@@ -27,6 +27,8 @@ class OfflineRun:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
+    artifacts: list[Any] = field(default_factory=list)
+    system_metrics: int = 0
 
     @property
     def steps(self) -> list[int]:
@@ -67,6 +69,10 @@ def read_run(path: Path) -> OfflineRun:
             run.summary.update(
                 {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.summary.update}
             )
+        elif kind == "artifact":
+            run.artifacts.append(record.artifact)
+        elif kind == "stats":
+            run.system_metrics += 1
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
     return run

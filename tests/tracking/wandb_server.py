@@ -18,6 +18,7 @@ from typing import Any
 
 HISTORY = "wandb-history.jsonl"
 SUMMARY = "wandb-summary.json"
+EVENTS = "wandb-events.jsonl"
 
 
 @dataclass
@@ -30,6 +31,7 @@ class ServerRun:
     lines: dict[int, str] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    system_metrics: int = 0
     exit_code: int | None = None
     state: str = "running"
     begun: int = 0
@@ -50,6 +52,7 @@ class WandbServer:
         self.runs: dict[str, ServerRun] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.blobs: dict[str, bytes] = {}
+        self.used: list[tuple[str, str]] = []
         self.views: list[dict[str, Any]] = []
         self.requests: list[str] = []
         self.fail: Callable[[str], int | None] = lambda _: None
@@ -146,13 +149,21 @@ class WandbServer:
     on_UpsertView2 = on_upsertView
 
     def on_CreateArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """A version is known by its digest; one that is there already is not asked for again."""
         asked = variables["input"]
-        name = asked["artifactCollectionName"]
-        self.artifacts[f"artifact-{name}"] = asked
+        same = [name for name, known in self.artifacts.items() if known["digest"] == asked["digest"]]
+        name = next((n for n in same if n.startswith(f"artifact-{asked['artifactCollectionName']}.")), None)
+        if name is None:
+            name = f"artifact-{asked['artifactCollectionName']}.{asked['digest'][:6]}"
+            self.artifacts[name] = asked
+        state = "COMMITTED" if self.artifacts[name].get("committed") else "PENDING"
         sequence = {"latestArtifact": None}
-        return {
-            "createArtifact": {"artifact": {"id": f"artifact-{name}", "state": "PENDING", "artifactSequence": sequence}}
-        }
+        return {"createArtifact": {"artifact": {"id": name, "state": state, "artifactSequence": sequence}}}
+
+    def on_UseArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        asked = variables.get("input", variables)
+        self.used.append((asked["runName"], asked["artifactID"]))
+        return {"useArtifact": {"artifact": {"id": asked["artifactID"]}}}
 
     def on_CreateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
         file = {"id": "F", "name": variables["name"], "displayName": variables["name"]}
@@ -189,6 +200,8 @@ class WandbServer:
                 run.lines.update({chunk["offset"] + index: line for index, line in enumerate(chunk["content"])})
             elif file == SUMMARY:
                 run.summary = json.loads(chunk["content"][-1])
+            elif file == EVENTS:
+                run.system_metrics += len(chunk["content"])
         if body.get("complete"):
             run.exit_code = body.get("exitcode")
             run.state = "failed" if run.exit_code else "finished"
