@@ -42,7 +42,7 @@ class Artifact:
 class Store:
     """Artifacts at a local path, or at a URI (or path of a pyarrow file system) with a local cache in front.
 
-    `cache` is where artifacts of a remote store are kept on this machine; ~/.cache/raypo by default.
+    `cache` is where artifacts of a remote store are kept on this machine; a folder of `cache_home` by default.
     """
 
     def __init__(
@@ -54,8 +54,7 @@ class Store:
             self.mirror = Mirror(filesystem, path)
         elif filesystem is not None:
             self.mirror = Mirror(filesystem, str(location))
-        home = Path.home() / ".cache" / "raypo" / hash_of(str(location))
-        self.root = Path(cache or home) if self.mirror else Path(location).absolute()
+        self.root = Path(cache or cache_home() / hash_of(str(location))) if self.mirror else Path(location).absolute()
 
     @property
     def hashes(self) -> Path:
@@ -157,6 +156,11 @@ class Store:
         for kind, name in self.mirror.names() if self.mirror else []:
             if self.mirror and self.mirror.marker(kind, name) is None and self.mirror.lease(kind, name).read() is None:
                 self.mirror.remove(kind, name)
+
+
+def cache_home() -> Path:
+    """Where this machine keeps copies of what is in object stores: RAYPO_CACHE, ~/.cache/raypo by default."""
+    return Path(os.environ.get("RAYPO_CACHE") or Path.home() / ".cache" / "raypo").expanduser()
 
 
 def _describe(folder: Path, key: Mapping[str, Any]) -> dict[str, Any]:

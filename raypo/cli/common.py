@@ -28,7 +28,10 @@ With = Annotated[
     list[Path] | None, typer.Option("--with", help="file of overrides, `a.b: value`, applied before --set")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON alone")]
-Storage = Annotated[str, typer.Option("--storage", help="folder that holds the searches", envvar="RAYPO_STORAGE")]
+Storage = Annotated[
+    str,
+    typer.Option("--storage", help="folder, or s3://bucket/prefix, that holds the searches", envvar="RAYPO_STORAGE"),
+]
 OwnStorage = Annotated[
     str | None, typer.Option("--storage", help="in place of the study's storage", envvar="RAYPO_STORAGE")
 ]
@@ -55,7 +58,9 @@ def results_of(storage: str, name: str) -> Any:
     from raypo.search.driver import opened
     from raypo.search.reading import read_results
 
-    return read_results(opened(storage, name))
+    found = opened(storage, name)
+    found.pull_trials()
+    return read_results(found)
 
 
 def print_comparison(results: list[Any], style: str) -> None:
@@ -78,18 +83,24 @@ def send(name: str, storage: str, kind: Any, *, live: bool = False, runs: bool =
     """
     from raypo.search.commands import Commands, wait_for
     from raypo.search.driver import opened
-    from raypo.search.lease import holder
+    from raypo.search.lease import holder, holder_here
 
     found = opened(storage, name)
-    running = holder(found.path) is not None
+    running = holder(found.copy)
     if live and not running:
         raise StorageError(f"{name}: does not run; raypo resume {name} goes on with it")
+    if running and not holder_here(found.path) and found.copy.mirrored and not found.settings["ledger"]:
+        raise StorageError(
+            f"{name}: its driver runs elsewhere ({running}) and keeps its ledger there; give commands on that machine, "
+            f"or begin a search with ledger: postgresql://..., which takes them from anywhere"
+        )
     ledger = found.ledger
     if arguments.get("trial"):
         ledger.row(arguments["trial"])
     commands = Commands(ledger)
     command = commands.send(kind, **arguments)
     if not running:
+        found.push_journal()
         if not runs:
             out.print(f"{name} does not run; raypo resume {name} carries this out first")
         return

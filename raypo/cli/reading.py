@@ -80,6 +80,7 @@ def export(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Write the best model of a method as a Hugging Face folder."""
+    from raypo.search.driver import opened
     from raypo.search.exporting import copy_model
     from raypo.tracking.compare import winner
     from raypo.tracking.tables import configuration
@@ -88,7 +89,7 @@ def export(
     best = winner(results.trials, method)
     if best is None:
         raise StudyError(f"--method {method}: no fully trained trial; {name} has {', '.join(results.methods)}")
-    copy_model(results.folder, best.name, to)
+    copy_model(opened(storage, name).copy, best.name, to)
     out.print(f"{best.name} ({configuration(best.hyperparameters)}) is in {to}")
 
 
@@ -149,9 +150,14 @@ def sync(
     mode: Annotated[str, typer.Option("--mode", help="auto, online or offline")] = "auto",
 ) -> None:
     """Send a search from its record into W&B."""
+    from raypo.search.driver import opened
+    from raypo.search.folders import CURSOR
+    from raypo.tracking import lineage
     from raypo.tracking.wandb import replay
 
-    results = results_of(storage, name)
+    found, results = opened(storage, name), results_of(storage, name)
+    found.pull_models(*(trial.name for trial in lineage.sent(results)))
     sent = replay(results, mode, str(results.study["tracking"]["project"]), whole=whole, say=out.print)
+    found.copy.push(found.path / CURSOR)
     counts = f"{len(sent.sent)} runs sent, {len(sent.already)} were there, {len(sent.unsent)} missing"
     out.print(f"W&B ({sent.mode}): {counts}")

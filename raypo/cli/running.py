@@ -72,7 +72,7 @@ def resume(
 
     found = driver.opened(storage, name)
     halted = Commands(found.ledger).standing().halted
-    if trial is not None or halted or holder(found.path) is not None:
+    if trial is not None or halted or holder(found.copy) is not None:
         send(name, storage, "resume", runs=True, trial=trial)
     _go_on(found, address, json_)
 
@@ -99,7 +99,7 @@ def _go_on(found: Any, address: str | None, json_: bool) -> None:
     """Run a search unless a driver does."""
     from raypo.terminal import Terminal
 
-    if holder(found.path) is None:
+    if holder(found.copy) is None:
         run(found, found.study(), Terminal(out, quiet=json_), address, json_)
 
 

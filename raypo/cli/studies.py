@@ -68,12 +68,10 @@ def artifacts(
     json_: Json = False,
 ) -> None:
     """List what searches share (models, tokens, log-probs), with sizes; remove what is not used any more."""
-    from pathlib import Path
-
-    from raypo.artifacts import Store
+    from raypo.search.folders import artifact_store
     from raypo.tracking.artifacts import as_json, to_rich
 
-    store = Store(Path(storage).expanduser().resolve() / "artifacts")
+    store = artifact_store(storage)
     if prune_days is not None:
         gone = store.prune(unused_s=prune_days * 86400)
         out.print(f"removed {len(gone)} artifacts, {sum(a.bytes for a in gone) / 2**20:.1f} MiB")

@@ -10,20 +10,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raypo.artifacts import Store
 from raypo.errors import Diverged, JudgeError
 from raypo.evaluation.benchmarks import run_benchmarks
 from raypo.evaluation.goals import value_of
 from raypo.evaluation.judges import Judge
 from raypo.search import checkpoints
 from raypo.search.evaluating import Evaluator
-from raypo.search.folders import evaluation_file, origins_file, read_json, trial_folder, write_json
+from raypo.search.folders import (
+    MODEL,
+    READ,
+    artifact_store,
+    evaluation_file,
+    origins_file,
+    read_json,
+    trial_folder,
+    write_json,
+)
 from raypo.search.inputs import reference_logps, trial_inputs
 from raypo.search.jobs import Job, Outcome
 from raypo.search.judging import make_judge
 from raypo.search.materials import Materials
 from raypo.search.origins import origins
-from raypo.search.together import all_cores, broadcast, led, rank
+from raypo.search.remote import WorkingCopy
+from raypo.search.together import all_cores, led, rank
 from raypo.search.trialing import Segment, Stopped, run_of
 from raypo.spaces import Value
 from raypo.study import build
@@ -38,12 +47,13 @@ class TrialBench:
 
     def __init__(self, study: dict[str, Any], search: str, folder: str, allow_code: bool) -> None:
         self.study = build(study, search, allow_code=allow_code)
-        self.folder = Path(folder)
+        self.copy = WorkingCopy(folder, of="slots")
+        self.folder = self.copy.path
         self._pulse: Pulse = lambda *_: None
         self._trainer: Trainer | None = None
         self._running: str | None = None
-        self.materials = Materials(self.study, Store(self.folder.parent / "artifacts"), self._say)
-        self.evaluator = Evaluator(self.materials, lambda: self.judge, self.folder)
+        self.materials = Materials(self.study, artifact_store(self.copy.storage), self._say)
+        self.evaluator = Evaluator(self.materials, lambda: self.judge, self.copy)
 
     def run(self, job: Job, pulse: Pulse) -> Outcome:
         """Do one job; every rank returns, rank 0's outcome counts."""
@@ -53,17 +63,30 @@ class TrialBench:
         if job.kind == "benchmark":
             return self._benchmark(job)
         record = evaluation_file(self.folder, job.trial, job.until)
-        done = broadcast(read_json(record) if rank() == 0 else None)
+        done = led(lambda: self._recorded(record))
         if done is not None:
             return Outcome(**done)
         outcome = self._segment(job, pulse)
-        if rank() == 0 and outcome.state in ("running", "finished"):
-            write_json(record, vars(outcome))
+        led(lambda: self._record(record, outcome))
         return outcome
 
     def close(self) -> None:
         if self._trainer is not None:
             self._trainer.close()
+
+    def _recorded(self, record: Path) -> Any | None:
+        self.copy.pull(record)
+        return read_json(record)
+
+    def _record(self, record: Path, outcome: Outcome) -> None:
+        """Leave the record of an evaluation, after everything else that there is of it."""
+        folder = trial_folder(self.folder, outcome.trial)
+        self.copy.push(*(folder / name for name in READ))
+        if outcome.state in ("running", "finished"):
+            write_json(record, vars(outcome))
+            self.copy.push(record)
+        if outcome.state == "finished":
+            checkpoints.forget(self.copy, folder / "checkpoints")
 
     # Preparation ----------------------------------------------------------------------------------------------------
 
@@ -91,6 +114,7 @@ class TrialBench:
     def _told(self) -> list[str]:
         """Write down what the search's models come from; what a person is told of the data."""
         write_json(origins_file(self.folder), origins(self.materials))
+        self.copy.push(origins_file(self.folder))
         return self.materials.notes()
 
     @cached_property
@@ -110,10 +134,12 @@ class TrialBench:
 
         def measure() -> list[dict[str, Any]]:
             trust = self.study.model.trust_remote_code
+            self.copy.pull_folder(folder / "model", MODEL)
             found = run_benchmarks(
                 folder / "model", wanted.tasks, limit=wanted.limit, device=device, trust_remote_code=trust
             )
             write_json(folder / "benchmarks.json", [asdict(score) for score in found])
+            self.copy.push(folder / "benchmarks.json")
             return [asdict(score) for score in found]
 
         scores = led(measure)
@@ -162,7 +188,7 @@ class TrialBench:
             inputs.frozen,
             allow_code=self.study.allow_code,
         )
-        return Segment(trainer, job, self.folder, self.study.training.checkpoint_every_s, pulse)
+        return Segment(trainer, job, self.copy, self.study.training.checkpoint_every_s, pulse)
 
     def _evaluate(self, job: Job, segment: Segment) -> tuple[dict[str, Any], str | None]:
         figures, reason = self.evaluator.evaluate(segment.trainer, job)
@@ -186,8 +212,8 @@ class TrialBench:
         folder = trial_folder(self.folder, job.trial)
         if not job.confirm:
             checkpoints.publish(folder / "model", segment.trainer.export)
+            led(lambda: self.copy.push_folder(folder / "model", MODEL))
             segment.kept = folder / "model"
-        checkpoints.remove(folder / "checkpoints")
 
     def _heldout(self, trainer: Trainer, label: str) -> dict[str, float]:
         """Reward accuracy and margin on pairs that are trained on by nobody."""

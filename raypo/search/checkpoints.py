@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from raypo.errors import StorageError
+from raypo.search.remote import WorkingCopy
 from raypo.search.together import broadcast, gather, rank
 
 MARKER = "COMMITTED"
@@ -93,7 +94,21 @@ def publish(folder: Path, export: Callable[[Path], None]) -> None:
     broadcast()
 
 
-def remove(folder: Path) -> None:
-    """Remove a trial's checkpoints."""
-    if rank() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
+def fetch(copy: WorkingCopy, folder: Path, at_most: int) -> None:
+    """Have here what the mirror has: its last committed checkpoint that is not beyond a step, and no other."""
+    there = [folder / file.removesuffix(f"/{MARKER}") for file in copy.files(folder) if file.endswith(f"/{MARKER}")]
+    newest = max((path for path in there if 0 <= step_of(path) <= at_most), key=step_of, default=None)
+    for other in folder.glob("step-*"):
+        if other != newest:
+            shutil.rmtree(other)
+    if newest is not None and not copy.pull_folder(newest, MARKER):
+        fetch(copy, folder, at_most)  # a later one took its place meanwhile
+
+
+def forget(copy: WorkingCopy, folder: Path, but: Path | None = None) -> None:
+    """Remove a trial's checkpoints, here and in the mirror."""
+    for name in {file.split("/")[0] for file in copy.files(folder)}:
+        if folder / name != but:
+            copy.drop(folder / name, MARKER)
+    if but is None:
+        copy.drop(folder)

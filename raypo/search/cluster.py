@@ -193,7 +193,6 @@ def slots_open(
                 gpus_per_worker=wanted.gpus_per_worker,
                 placement=wanted.placement,
                 folder=str(folder / "ray"),
-                revisions=str(folder / "revisions"),
                 revision=revision,
             )
         )

@@ -9,7 +9,6 @@ import dataclasses
 import math
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from raypo.search import repeats
@@ -18,6 +17,7 @@ from raypo.search.drawing import Drawing
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Ledger, Row
 from raypo.search.pruning import pruner_for, pruner_name
+from raypo.search.searches import SearchFolder
 from raypo.search.tune import FINISHED
 from raypo.study import Study
 
@@ -38,13 +38,13 @@ class LedgerConductor:
         study: Study,
         ledger: Ledger,
         *,
-        folder: Path,
+        search: SearchFolder,
         pool: str,
         namespace: str,
         concurrent: int,
         targets: Mapping[str, int | None],
     ) -> None:
-        self.study, self.ledger, self.targets, self.folder = study, ledger, dict(targets), folder
+        self.study, self.ledger, self.targets, self.search = study, ledger, dict(targets), search
         self._pool, self._namespace, self.concurrent = pool, namespace, concurrent
         self._drawing = Drawing(study, ledger, concurrent)
         rows = ledger.rows()
@@ -88,6 +88,7 @@ class LedgerConductor:
             elif rung and self._prunes(row):
                 return None
             self.running[trial_id] = row
+            self.search.push_journal()  # else a driver elsewhere might draw another point under this name
             self._tell("drawn", row)
             return {
                 "pool": self._pool,
@@ -100,6 +101,7 @@ class LedgerConductor:
         with self.lock:
             row = self.running[trial_id]
             self.job_s.pop(row.name, None)
+            self.search.pull_trials(outcome.trial)
             if outcome.state == "stopped":
                 self._let_go(row, outcome)
                 return True
@@ -173,7 +175,7 @@ class LedgerConductor:
         values = [e.get("objective", math.nan) for e in row.evaluations]
         if not values or math.isnan(values[-1]) or "replaces" in row.attributes:
             return False
-        pruner = pruner_for(self.study, self.ledger, row.label, self.folder, self.concurrent)
+        pruner = pruner_for(self.study, self.ledger, row.label, self.search.path, self.concurrent)
         if not pruner.prune(self.ledger.study(row.label), self.ledger.frozen(row)):
             return False
         name, fraction = pruner_name(self.study), row.evaluations[-1]["fraction"]
@@ -210,10 +212,10 @@ class LedgerConductor:
         """All seeds of a trial are trained: their average is its value."""
         if "average" not in row.attributes:
             found = repeats.stored(row)
-            row = self.ledger.note(row, "average", repeats.average(repeats.first_seed(row), found, self.folder))
+            row = self.ledger.note(row, "average", repeats.average(repeats.first_seed(row), found, self.search.path))
             self._tell("evaluated", row)
         self._end(row, "finished")
-        repeats.drop_models(self.study, self.folder, row.name)
+        repeats.drop_models(self.study, self.search.copy, row.name)
 
     # Ends -----------------------------------------------------------------------------------------------------------
 

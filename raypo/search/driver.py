@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,14 +19,16 @@ from raypo.search.commands import Commands
 from raypo.search.conductor import LedgerConductor
 from raypo.search.confirming import candidates, confirm
 from raypo.search.exporting import KEPT, Models
+from raypo.search.folders import CURSOR, LIVE, origins_file
 from raypo.search.interrupt import stopping_on_interrupt
 from raypo.search.jobs import Job, Outcome
 from raypo.search.journal import mend
+from raypo.search.keeping_up import kept_up
 from raypo.search.lease import lease
 from raypo.search.ledger import Ledger, Row
 from raypo.search.rivals import concurrent_trials
 from raypo.search.searches import SearchFolder, create, extend, opened
-from raypo.search.steering import LIVE, Steering
+from raypo.search.steering import Steering
 from raypo.study import Study
 
 __all__ = ["BENCH", "SearchFolder", "Watcher", "create", "extend", "opened", "run"]
@@ -59,18 +62,22 @@ def run(
     """Run a search, new or interrupted, until every method has its trials.
 
     Raises:
-        StorageError: another driver runs it.
+        StorageError: another driver runs it, or its object store cannot be used.
         ClusterError: the cluster cannot hold the slots, or the preparation failed.
     """
-    with lease(search.path, search.name), joined(study, address, log_to_driver):
-        mended = mend(search.path / "ledger.journal")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lease(search.copy, search.name))
+        search.pull()
+        stack.enter_context(kept_up(search.copy, search.journal, [search.path / LIVE, search.path / CURSOR]))
+        stack.enter_context(joined(study, address, log_to_driver))
+        mended = mend(search.journal)
         if mended:
             watcher.stage(mended)
         check_resources(study, growing=address is not None)
         settings = {
             "study": study.written(),
             "search": search.name,
-            "folder": str(search.path),
+            "folder": search.copy.location,
             "allow_code": study.allow_code,
         }
         ledger = search.ledger
@@ -78,9 +85,10 @@ def run(
         with slots_open(study, search.name, search.path, bench, settings, revision) as cluster:
             watcher.started(search.name, search.path, study)
             _prepare(cluster, watcher)
+            search.copy.pull(origins_file(search.path))
             conductor = _conductor(search, study, ledger, cluster)
             conductor.listen(watcher.event)
-            conductor.listen(Models(search.path, max(KEPT, study.confirm.top), ledger.rows()).heard)
+            conductor.listen(Models(search.copy, max(KEPT, study.confirm.top), ledger.rows()).heard)
             steering = Steering(conductor, cluster, search.revise, watcher.stage)
             watcher.running(cluster, conductor)
             steering.begin()
@@ -97,7 +105,7 @@ def _conductor(search: SearchFolder, study: Study, ledger: Ledger, cluster: Clus
     return LedgerConductor(
         study,
         ledger,
-        folder=search.path,
+        search=search,
         pool=cluster.pool_name,
         namespace=NAMESPACE,
         concurrent=concurrent_trials(study),
@@ -108,7 +116,7 @@ def _conductor(search: SearchFolder, study: Study, ledger: Ledger, cluster: Clus
 def _finals(conductor: LedgerConductor, search: SearchFolder, cluster: Cluster, watcher: Watcher) -> None:
     """Confirm the best of every method, and have the winners do the benchmarks."""
     study, ledger = conductor.study, conductor.ledger
-    together = partial(_done, cluster)
+    together = partial(_done, cluster, search)
     work = candidates(study, ledger, conductor.job)
     if work:
         seeds = study.confirm.seeds
@@ -120,12 +128,14 @@ def _finals(conductor: LedgerConductor, search: SearchFolder, cluster: Cluster, 
         benchmark(ledger, winners, conductor.job, together, watcher.stage)
 
 
-def _done(cluster: Cluster, jobs: Sequence[Job]) -> Iterator[Outcome]:
-    """Have the slots do some jobs; their outcomes as they come."""
+def _done(cluster: Cluster, search: SearchFolder, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    """Have the slots do some jobs; their outcomes as they come, with what they wrote."""
     waiting = [cluster.pool.submit.remote(job) for job in jobs]
     while waiting:
         (done,), waiting = ray.wait(waiting, num_returns=1)
-        yield ray.get(done)
+        outcome: Outcome = ray.get(done)
+        search.pull_trials(outcome.trial)
+        yield outcome
 
 
 def _prepare(cluster: Cluster, watcher: Watcher) -> None:

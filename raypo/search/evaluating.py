@@ -21,6 +21,7 @@ from raypo.search.answering import answer
 from raypo.search.folders import read_json, trial_folder, write_json
 from raypo.search.jobs import Job
 from raypo.search.materials import Materials, Prompt, read_answers
+from raypo.search.remote import WorkingCopy
 from raypo.search.rivals import best_scores, concurrent_trials
 from raypo.search.together import led, made_together, rank
 from raypo.training.trainer import Trainer
@@ -37,8 +38,8 @@ class Contest:
 class Evaluator:
     """Evaluates policies of one study; keeps prompts and opponents between evaluations."""
 
-    def __init__(self, materials: Materials, judge: Callable[[], Judge], folder: Path) -> None:
-        self.materials, self._judge, self._folder = materials, judge, folder
+    def __init__(self, materials: Materials, judge: Callable[[], Judge], copy: WorkingCopy) -> None:
+        self.materials, self._judge, self._copy, self._folder = materials, judge, copy, copy.path
         self._contests: dict[bool, Contest] = {}
         wanted = materials.study.objective.sampling
         self._sampling = Sampling(wanted.temperature, wanted.top_p, wanted.max_new_tokens, wanted.seed)
@@ -88,7 +89,7 @@ class Evaluator:
         """A verdict for every answer, or in a race for those up to where the configuration is out of it."""
         rival = None
         if self.materials.study.objective.racing and not job.confirm:
-            rival = best_scores(self._folder, job, len(items), concurrent_trials(self.materials.study))
+            rival = best_scores(self._copy.others(), job, len(items), concurrent_trials(self.materials.study))
         if rival is None:
             return list(judge.judge(items))
         return judged_until_behind(judge, items, rival, Race(len(items)))

@@ -9,22 +9,23 @@ from pathlib import Path
 
 from raypo.errors import StorageError
 from raypo.evaluation.goals import beats
-from raypo.search.folders import trial_folder
+from raypo.search.folders import MODEL, trial_folder
 from raypo.search.ranking import merit, point
+from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row
 
 KEPT = 3
 """Models kept for each method beside those that the confirmation wants."""
 
 
-def copy_model(search: Path, trial: str, to: Path) -> Path:
+def copy_model(search: WorkingCopy, trial: str, to: Path) -> Path:
     """Copy a trial's model, a Hugging Face folder, to a new place.
 
     Raises:
         StorageError: the trial has no model any more, or the place is taken.
     """
-    model = trial_folder(search, trial) / "model"
-    if not (model / "config.json").is_file():
+    model = trial_folder(search.path, trial) / "model"
+    if not search.pull_folder(model, MODEL):
         raise StorageError(f"{trial}: its model is not kept; the {KEPT} best of each method are")
     if to.exists() and any(to.iterdir()):
         raise StorageError(f"--to {to}: is not empty; give a new folder")
@@ -38,7 +39,7 @@ class Models:
     With several objectives those of its front stay too.
     """
 
-    def __init__(self, search: Path, keep: int, rows: Iterable[Row]) -> None:
+    def __init__(self, search: WorkingCopy, keep: int, rows: Iterable[Row]) -> None:
         self._search, self._keep = search, keep
         self._best: dict[str, list[tuple[bool, float, int, str]]] = {}
         self._front: dict[str, dict[str, tuple[float, ...]]] = {}
@@ -60,4 +61,4 @@ class Models:
                 del unbeaten[name]
             unbeaten[row.name] = new
         for loser in kept - {name for *_, name in best} - unbeaten.keys():
-            shutil.rmtree(trial_folder(self._search, loser) / "model", ignore_errors=True)
+            self._search.drop(trial_folder(self._search.path, loser) / "model", MODEL)

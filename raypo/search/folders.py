@@ -4,23 +4,60 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from raypo.artifacts import Store
 from raypo.errors import StorageError
 from raypo.study.study import NAME
 
+LIVE = "live.json"
+"""Where running trials are; a hint for those who look, no record."""
+MODEL = "config.json"
+"""The file that makes a model folder whole."""
+CURSOR = "wandb.json"
+"""What of the search has reached W&B."""
+READ = ("metrics.jsonl", "completions.parquet", "benchmarks.json")
+"""What drivers and readers look at in a trial's folder."""
 
-def search_folder(storage: str | Path, name: str) -> Path:
-    """The folder of a search.
+
+def is_remote(storage: str) -> bool:
+    """Whether a storage is an object store's address, such as s3://bucket/prefix, rather than a folder."""
+    return "://" in storage
+
+
+def location_of(storage: str, name: str) -> str:
+    """Where a search is: a folder, or an address in an object store.
 
     Raises:
-        StorageError: the name could escape the storage folder.
+        StorageError: the name could escape the storage.
     """
     if not NAME.match(name) or ".." in name:
         raise StorageError(f"{name!r} is no name of a search; a name has letters, digits, '_', '-' and '.'")
-    return Path(storage).expanduser().resolve() / name
+    return _below(storage, name)
+
+
+def artifact_store(storage: str) -> Store:
+    """What the searches of a storage share."""
+    return Store(_below(storage, "artifacts"))
+
+
+def parts(location: str) -> tuple[str, str]:
+    """(storage, name) of a search's location."""
+    path, mark, query = location.partition("?") if is_remote(location) else (location, "", "")
+    storage, _, name = path.rpartition("/")
+    return storage + mark + query, name
+
+
+def _below(storage: str, name: str) -> str:
+    if not is_remote(storage):
+        return str(Path(storage).expanduser().resolve() / name)
+    if re.match(r"\w+://[^/@]*:[^/@]*@", storage):
+        raise StorageError("storage: has a key in its address; give rights to the machines, and leave it out")
+    path, mark, query = storage.partition("?")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
 def trial_folder(search: Path, trial: str) -> Path:
@@ -35,6 +72,11 @@ def evaluation_file(search: Path, trial: str, until: float) -> Path:
 def origins_file(search: Path) -> Path:
     """Which model and data all trials come from, by content hash."""
     return search / "origins.json"
+
+
+def revision_file(search: Path, revision: int) -> Path:
+    """The study that a running search came to, after the one that it began with."""
+    return search / "revisions" / f"{revision}.json"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
+from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row, renamed
 from raypo.search.searches import SearchFolder, create
 from raypo.search.view import fits
@@ -52,7 +53,7 @@ def fork(old: SearchFolder, name: str, overrides: Sequence[str]) -> Fork:
     study = build(content, f"fork of {old.name}", allow_code=before.allow_code)
     search = create(study, name, forked_from=old.name)
     ledger = search.ledger
-    taken, dropped = {}, {}
+    taken, dropped, stored = {}, {}, old.copy.files(old.path / "trials")
     for row in old.ledger.rows():
         if row.state != "finished":
             continue
@@ -66,10 +67,13 @@ def fork(old: SearchFolder, name: str, overrides: Sequence[str]) -> Fork:
         kept = ledger.adopt(old.ledger.frozen(row), row, params, space, f"{old.name}/{row.name}")
         taken[row.name] = kept.name
         same = before.confirm.prompts == study.confirm.prompts
+        own = (f"{row.name}/", f"{row.name}.")
+        old.copy.pull(*(old.path / "trials" / file for file in stored if file.startswith(own)))
         for suffix in ("", *_further_seeds(old.path, row.name, "rs" if same else "r")):
-            _copy(old.path, search.path, row.name, kept.name, suffix)
+            _copy(old.path, search.copy, row.name, kept.name, suffix)
         if row.confirmation is not None and same and before.confirm.seeds == study.confirm.seeds:
             ledger.confirm(kept, renamed(row.confirmation, row.name, kept.name))
+    search.push_journal()
     return Fork(search, study, taken, dropped)
 
 
@@ -121,14 +125,15 @@ def _further_seeds(search: Path, trial: str, kinds: str) -> list[str]:
     return [suffix for suffix in suffixes if evaluation_file(search, trial + suffix, 1.0).exists()]
 
 
-def _copy(old: Path, new: Path, trial: str, now: str, suffix: str) -> None:
+def _copy(old: Path, new: WorkingCopy, trial: str, now: str, suffix: str) -> None:
     """A trial's folder under its new name; files are shared where the storage can do that, for nobody changes them."""
-    source, to = trial_folder(old, trial + suffix), trial_folder(new, now + suffix)
+    source, to = trial_folder(old, trial + suffix), trial_folder(new.path, now + suffix)
     if not source.is_dir():
         return
     shutil.copytree(source, to, copy_function=_link, dirs_exist_ok=True)
     for record in (to / "evaluations").glob("[!.]*.json"):
         write_json(record, renamed(read_json(record), trial, now))
+    new.push(*sorted(path for path in to.rglob("*") if path.is_file()))
 
 
 def _link(source: str, to: str) -> None:

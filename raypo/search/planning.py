@@ -10,19 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raypo import yaml
-from raypo.artifacts import Store
 from raypo.data.batches import Plan as Batches
 from raypo.data.tokens import TokenSet
 from raypo.search.budget import Accounts, Budget
-from raypo.search.folders import read_json
+from raypo.search.folders import artifact_store, location_of
 from raypo.search.forecast import Memory, Probe, memory_of, probe
 from raypo.search.materials import Materials
 from raypo.search.questions import Questions, questions_of
-from raypo.search.searches import SearchFolder, targets
+from raypo.search.remote import WorkingCopy
+from raypo.search.searches import opened, targets
 from raypo.search.trialing import optimisation_of
 from raypo.spaces import Space, Value
 from raypo.study import Study
@@ -63,7 +62,7 @@ class Plan:
 
 def plan(study: Study, say: Callable[[str], None], *, probing: bool = True) -> Plan:
     """Work out a study's plan; the data it tokenises and the model it fetches are kept for the search."""
-    materials = Materials(study, Store(Path(study.storage).expanduser().resolve() / "artifacts"), say)
+    materials = Materials(study, artifact_store(study.storage), say)
     tokens = {label: _tokens(materials, study, label) for label in study.methods}
     costs, basis = earlier(study) or (dict[str, float](), "no measurement")
     if probing and not costs.keys() >= study.methods.keys():
@@ -105,17 +104,16 @@ def device_s(study: Study, found: Probe, tokens: int) -> float:
 
 def earlier(study: Study) -> tuple[dict[str, float], str] | None:
     """Median device-seconds of the methods in the newest search that trained the same, with its name."""
-    storage = Path(study.storage).expanduser().resolve()
-    for settings in sorted(storage.glob("*/search.json"), key=lambda path: -path.stat().st_mtime):
-        name = str((read_json(settings) or {}).get("name", ""))
-        other = yaml.load_file(settings.with_name("study.yaml"))
-        if not _trains_the_same(study.written(), other):
+    names = WorkingCopy(location_of(study.storage, study.name)).neighbours()
+    known_ones = [opened(study.storage, name) for name in names]
+    for search in sorted(known_ones, key=lambda search: -(search.path / "search.json").stat().st_mtime):
+        if not _trains_the_same(study.written(), yaml.load_file(search.path / "study.yaml")):
             continue
-        accounts = Accounts(SearchFolder(name, settings.parent).ledger.rows())
+        accounts = Accounts(search.ledger.rows())
         costs = {label: accounts.typical(label) for label in study.methods}
         known = {label: cost for label, cost in costs.items() if cost is not None}
         if known:
-            return known, f"what trials of {name} cost"
+            return known, f"what trials of {search.name} cost"
     return None
 
 

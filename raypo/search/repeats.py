@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raypo.search.confirming import combined
-from raypo.search.folders import trial_folder
+from raypo.search.folders import MODEL, trial_folder
 from raypo.search.jobs import Job, Outcome
+from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row
 from raypo.search.samplers import seed_of
 from raypo.study import Study
@@ -83,10 +83,10 @@ def first_seed(row: Row) -> Outcome:
     return Outcome(row.name, "finished", fraction, step, last, cost_s)
 
 
-def drop_models(study: Study, search: Path, trial: str) -> None:
+def drop_models(study: Study, search: WorkingCopy, trial: str) -> None:
     """Remove the models of further seeds; the trial's own stands for the configuration."""
     for name in names(study, trial)[1:]:
-        shutil.rmtree(trial_folder(search, name) / "model", ignore_errors=True)
+        search.drop(trial_folder(search.path, name) / "model", MODEL)
 
 
 def _value(row: Row) -> float:

@@ -10,6 +10,7 @@ from raypo.evaluation.completions import read
 from raypo.evaluation.win_rate import Array
 from raypo.search.folders import evaluation_file, read_json, trial_folder
 from raypo.search.jobs import Job
+from raypo.search.remote import WorkingCopy
 from raypo.search.rows import trial_name
 from raypo.study import Study
 
@@ -23,7 +24,7 @@ def concurrent_trials(study: Study) -> int:
     return slots + min(slots, READY)
 
 
-def best_scores(search: Path, job: Job, prompts: int, lag: int) -> Array | None:
+def best_scores(search: WorkingCopy, job: Job, prompts: int, lag: int) -> Array | None:
     """Scores [prompts] of the best finished and fully judged trial of the job's method, as far trained as this one.
 
     Only trials more than `lag` before this one count: they have ended when this one is drawn, so that a race does not
@@ -31,11 +32,14 @@ def best_scores(search: Path, job: Job, prompts: int, lag: int) -> Array | None:
     """
     label, _, number = job.trial.rpartition("-")
     earlier = [trial_name(label, k) for k in range(max(0, int(number) - lag))]
-    rates = {name: rate for name in earlier if (rate := _win_rate(search, name, job.until)) is not None}
+    search.pull(*(evaluation_file(search.path, name, until) for name in earlier for until in {job.until, 1.0}))
+    rates = {name: rate for name in earlier if (rate := _win_rate(search.path, name, job.until)) is not None}
     if not rates:
         return None
     best = max(rates, key=lambda name: rates[name])
-    rows = read(trial_folder(search, best) / "completions.parquet", job.until)
+    answers = trial_folder(search.path, best) / "completions.parquet"
+    search.pull(answers)
+    rows = read(answers, job.until)
     return np.array([row.score for row in rows]) if len(rows) == prompts else None
 
 

@@ -15,9 +15,22 @@ from raypo import yaml
 from raypo.errors import StorageError
 from raypo.search.commands import Command, Commands
 from raypo.search.drawing import rules_of
-from raypo.search.folders import read_json, search_folder, write_json
+from raypo.search.folders import (
+    CURSOR,
+    LIVE,
+    MODEL,
+    READ,
+    location_of,
+    origins_file,
+    read_json,
+    revision_file,
+    trial_folder,
+    write_json,
+)
 from raypo.search.grid import grid_cells
+from raypo.search.lease import holder_here
 from raypo.search.ledger import Ledger
+from raypo.search.remote import WorkingCopy
 from raypo.study import Study, build
 
 _PACKAGES = ("raypo", "ray", "torch", "transformers", "deepspeed", "optuna", "wandb", "datasets", "peft")
@@ -28,12 +41,21 @@ class SearchFolder:
     """A search on disk."""
 
     name: str
-    path: Path
+    copy: WorkingCopy
+
+    @property
+    def path(self) -> Path:
+        return self.copy.path
+
+    @property
+    def journal(self) -> Path:
+        """Where the ledger is while no database holds it."""
+        return self.path / "ledger.journal"
 
     @property
     def ledger(self) -> Ledger:
         settings = read_json(self.path / "search.json") or {}
-        where = settings.get("ledger") or self.path / "ledger.journal"
+        where = settings.get("ledger") or self.journal
         return Ledger(where, self.name, settings.get("goals", ()))
 
     @property
@@ -41,13 +63,13 @@ class SearchFolder:
         """Whether the ledger holds anything of this search."""
         if self.settings["ledger"]:
             return bool(self.ledger.labels())
-        return (self.path / "ledger.journal").exists()
+        return self.journal.exists()
 
     @property
     def settings(self) -> dict[str, Any]:
         found = read_json(self.path / "search.json")
         if found is None:
-            raise StorageError(f"{self.name}: no search of that name in {self.path.parent}{_others(self.path)}")
+            raise StorageError(f"{self.name}: no search of that name in {self.copy.storage}{_others(self.copy)}")
         assert isinstance(found, dict)
         return found
 
@@ -59,12 +81,43 @@ class SearchFolder:
 
     def revise(self, study: Study, revision: int) -> dict[str, int | None]:
         """Keep a study that a method was added to; returns how many trials each method gets."""
-        write_json(self.path / "revisions" / f"{revision}.json", study.written())
+        revised = revision_file(self.path, revision)
+        write_json(revised, study.written())
         settings = self.settings
         wanted = {**targets(study), **settings["targets"]}
         write_json(self.path / "search.json", {**settings, "targets": wanted})
         _write(self.path / "study.yaml", yaml.dump(study.written()))
+        self.copy.push(revised, *self._files)
         return wanted
+
+    def pull(self) -> None:
+        """Bring the mirror's settings and journal here."""
+        self.copy.pull(*self._files, self.path / LIVE, self.path / CURSOR, origins_file(self.path))
+        self.copy.pull_journal(self.journal)
+
+    def push_journal(self) -> None:
+        """Have the mirror know what the ledger knows."""
+        self.copy.push_journal(self.journal)
+
+    def pull_trials(self, *names: str) -> None:
+        """Bring what slots wrote of some trials, or of all, but for models and checkpoints."""
+        trials = self.path / "trials"
+        found = (
+            [f"{name}/{file}" for name in names for file in READ]
+            if names
+            else [file for file in self.copy.files(trials) if file.count("/") == 1 and file.split("/")[1] in READ]
+        )
+        self.copy.pull(*(trials / file for file in found))
+
+    def pull_models(self, *names: str) -> None:
+        """Bring the models of some trials."""
+        for name in names:
+            self.copy.pull_folder(trial_folder(self.path, name) / "model", MODEL)
+
+    @property
+    def _files(self) -> tuple[Path, Path]:
+        """The settings, which say that there is a search, come last."""
+        return self.path / "study.yaml", self.path / "search.json"
 
 
 def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
@@ -73,18 +126,20 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
     Raises:
         StorageError: the name is taken.
     """
-    search = SearchFolder(name or study.name, search_folder(study.storage, name or study.name))
+    search = _at(study.storage, name or study.name)
     if (search.path / "search.json").exists():
         raise StorageError(
-            f"{search.name}: there is a search of that name in {search.path.parent}; "
+            f"{search.name}: there is a search of that name in {search.copy.storage}; "
             f"go on with it: raypo resume {search.name}; add trials to it: raypo extend {search.name} --trials N; "
             f"or start anew under another name: --name"
         )
     if study.ledger and Ledger(study.ledger, search.name).labels():
         raise StorageError(
             f"{search.name}: the ledger {study.ledger} holds a search of that name whose folder is not in "
-            f"{search.path.parent}; name its --storage to go on with it, or start anew under another name: --name"
+            f"{search.copy.storage}; name its --storage to go on with it, or start anew under another name: --name"
         )
+    if search.copy.mirrored:
+        shutil.rmtree(search.path, ignore_errors=True)  # of a search that is not there any more
     search.path.mkdir(parents=True, exist_ok=True)
     _write(search.path / "study.yaml", yaml.dump(study.written()))
     write_json(
@@ -99,13 +154,14 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
             **also,
         },
     )
+    search.copy.push(*search._files)
     return search
 
 
 def discard_if_empty(search: SearchFolder) -> None:
     """Remove a search that was refused before anything ran, so that its name is free again."""
     if not search.begun:
-        shutil.rmtree(search.path, ignore_errors=True)
+        search.copy.drop(search.path)
 
 
 def opened(storage: str, name: str) -> SearchFolder:
@@ -114,8 +170,16 @@ def opened(storage: str, name: str) -> SearchFolder:
     Raises:
         StorageError: there is none of that name.
     """
-    search = SearchFolder(name, search_folder(storage, name))
+    search = _at(storage, name)
     _ = search.settings
+    return search
+
+
+def _at(storage: str, name: str) -> SearchFolder:
+    """A search with what the mirror has of it, unless a driver of this machine is ahead of that."""
+    search = SearchFolder(name, WorkingCopy(location_of(storage, name)))
+    if holder_here(search.path) is None:
+        search.pull()
     return search
 
 
@@ -146,8 +210,8 @@ def versions() -> dict[str, str]:
     return {**found, **({"commit": commit} if commit else {})}
 
 
-def _others(path: Path) -> str:
-    names = sorted(p.parent.name for p in path.parent.glob("*/search.json"))
+def _others(copy: WorkingCopy) -> str:
+    names = copy.neighbours()
     return f"; there are: {', '.join(names)}" if names else "; raypo search FILE starts one"
 
 

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raypo.artifacts import Store
 from raypo.errors import StudyError
 from raypo.search.bench import TrialBench
-from raypo.search.folders import search_folder
+from raypo.search.folders import artifact_store, location_of
 from raypo.search.jobs import Job, Outcome
 from raypo.search.judging import trained_reward_model
 from raypo.search.materials import Materials
@@ -29,8 +28,7 @@ def train(study: Study, label: str, name: str, say: Callable[[str], None]) -> tu
     """
     point = point_of(study, label)
     check(study.model_copy(update={"methods": {label: study.methods[label]}}), say)
-    folder = search_folder(study.storage, name)
-    bench = TrialBench(study.written(), name, str(folder), study.allow_code)
+    bench = TrialBench(study.written(), name, location_of(study.storage, name), study.allow_code)
     trial = f"{label}-0000"
     pulse = _Telling(say)
     try:
@@ -38,7 +36,7 @@ def train(study: Study, label: str, name: str, say: Callable[[str], None]) -> tu
         outcome = bench.run(Job(trial, label, point, study.search.seed, 1.0), pulse)
     finally:
         bench.close()
-    return outcome, folder / "trials" / trial / "model"
+    return outcome, bench.folder / "trials" / trial / "model"
 
 
 def train_reward_model(study: Study, say: Callable[[str], None]) -> Path:
@@ -46,7 +44,7 @@ def train_reward_model(study: Study, say: Callable[[str], None]) -> Path:
     if study.objective.judge.kind != "bradley_terry":
         kind = study.objective.judge.kind
         raise StudyError(f"objective.judge.kind: got {kind!r}; a reward model is trained for kind bradley_terry")
-    materials = Materials(study, Store(Path(study.storage).expanduser().resolve() / "artifacts"), say)
+    materials = Materials(study, artifact_store(study.storage), say)
     return trained_reward_model(materials, "cpu")
 
 

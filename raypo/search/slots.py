@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from raypo.errors import Diverged, RaypoError
-from raypo.search.folders import read_json
+from raypo.search.folders import read_json, revision_file
 from raypo.search.jobs import Job, Outcome, Pulse
+from raypo.search.remote import WorkingCopy
 
 PULSE_S = 0.5
 SHORT_LIFE_S = 30.0
@@ -46,9 +47,8 @@ class SlotPlan:
     gpus_per_worker: float
     placement: str
     folder: str
-    revisions: str
-    """Folder of the studies, `<revision>.json`, that a running search came to after the one in `bench_settings`."""
     revision: int = 0
+    """Of the study in `bench_settings`; later ones are in the search's folder."""
 
 
 class PulseSender:
@@ -120,8 +120,10 @@ class _Lazy:
     def _settings(self) -> dict[str, Any]:
         if self._revision == self._plan.revision:
             return self._plan.bench_settings
-        study = read_json(Path(self._plan.revisions) / f"{self._revision}.json")
-        return {**self._plan.bench_settings, "study": study}
+        search = WorkingCopy(self._plan.bench_settings["folder"], of="slots")
+        path = revision_file(search.path, self._revision)
+        search.pull(path)
+        return {**self._plan.bench_settings, "study": read_json(path)}
 
 
 def _serve_one(bench: Bench, job: Job, pool: Any, slot: str, attempt: str, rank: int) -> None:

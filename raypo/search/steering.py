@@ -21,8 +21,6 @@ from raypo.search.points import enqueue_priors
 from raypo.study import Study, build
 
 EVERY_S = 1.0
-LIVE = "live.json"
-"""Where running trials are; a hint for those who look, no record."""
 WALL_NOTE_EVERY_S = 10.0
 
 

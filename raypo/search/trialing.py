@@ -11,9 +11,10 @@ from typing import Any
 
 from raypo.methods import Method
 from raypo.search import checkpoints
-from raypo.search.folders import trial_folder
+from raypo.search.folders import READ, trial_folder
 from raypo.search.jobs import Job
-from raypo.search.together import broadcast, rank
+from raypo.search.remote import WorkingCopy
+from raypo.search.together import broadcast, led, rank
 from raypo.spaces import Value
 from raypo.study import TRAINING_AXES
 from raypo.training.settings import Optimisation, Run
@@ -45,9 +46,11 @@ def run_of(method: Method, name: str, point: Mapping[str, Value], seed: int) -> 
 class Segment:
     """One job's training: begins or goes on, logs every step, checkpoints now and then and at its end."""
 
-    def __init__(self, trainer: Trainer, job: Job, folder: Path, every_s: float, pulse: Callable[..., None]) -> None:
+    def __init__(
+        self, trainer: Trainer, job: Job, copy: WorkingCopy, every_s: float, pulse: Callable[..., None]
+    ) -> None:
         self.trainer, self.job, self._every_s, self._pulse = trainer, job, every_s, pulse
-        self.folder = trial_folder(folder, job.trial)
+        self._copy, self.folder = copy, trial_folder(copy.path, job.trial)
         self._log: list[str] = []
         self._saved = time.monotonic()
         self.kept: Path | None = None
@@ -80,6 +83,8 @@ class Segment:
         return time.monotonic() - self._saved > self._every_s
 
     def _resume(self, target: int) -> None:
+        if self._copy.mirrored:
+            led(lambda: self._pull(target))
         saved = checkpoints.newest(self.folder / "checkpoints", target)
         if saved is not None:
             self.trainer.load(saved)
@@ -101,6 +106,19 @@ class Segment:
         self.kept = checkpoints.write(self.folder / "checkpoints", self.trainer.step, self.trainer.save)
         self._saved = time.monotonic()
         self._write_log()
+        if self._copy.mirrored:
+            led(self._push)
+
+    def _pull(self, target: int) -> None:
+        """What another machine has come to with this trial."""
+        checkpoints.fetch(self._copy, self.folder / "checkpoints", target)
+        self._copy.pull(*(self.folder / name for name in READ))
+
+    def _push(self) -> None:
+        assert self.kept is not None
+        self._copy.push(self.folder / "metrics.jsonl")
+        self._copy.push_folder(self.kept, checkpoints.MARKER)
+        checkpoints.forget(self._copy, self.kept.parent, but=self.kept)
 
     def _write_log(self) -> None:
         if rank() == 0 and self._log:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raypo.errors import StorageError
-
-NAME = "wandb.json"
+from raypo.search.folders import CURSOR
 
 
 @dataclass
@@ -27,7 +26,7 @@ class Cursor:
     @staticmethod
     def open(folder: Path) -> Cursor:
         """Read a search's cursor, or begin one."""
-        path = folder / NAME
+        path = folder / CURSOR
         if not path.exists():
             cursor = Cursor(path, secrets.token_hex(3))
             cursor.save()

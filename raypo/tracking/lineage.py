@@ -21,11 +21,16 @@ from raypo.tracking.tables import configuration as in_words
 
 def models(results: SearchResults) -> dict[str, Path]:
     """Folders of the winners' models by method; none where the study keeps models away from W&B."""
-    if not results.study.get("tracking", {}).get("models", True):
-        return {}
-    best = {method: winner(results.trials, method) for method in results.methods}
-    folders = {method: trial.folder / "model" for method, trial in best.items() if trial is not None}
+    folders = {trial.method: trial.folder / "model" for trial in sent(results)}
     return {method: folder for method, folder in folders.items() if folder.is_dir()}
+
+
+def sent(results: SearchResults) -> list[TrialResult]:
+    """The trials whose models are sent, should they be there."""
+    if not results.study.get("tracking", {}).get("models", True):
+        return []
+    best = [winner(results.trials, method) for method in results.methods]
+    return [trial for trial in best if trial is not None]
 
 
 def send_lineage(wandb: ModuleType, run: Any, results: SearchResults) -> None:

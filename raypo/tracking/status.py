@@ -12,11 +12,10 @@ from rich.live import Live as Screen
 from rich.table import Table
 
 from raypo.search.driver import opened
-from raypo.search.folders import read_json
+from raypo.search.folders import LIVE, read_json
 from raypo.search.lease import holder
 from raypo.search.reading import read_results
 from raypo.search.results import Evaluation, SearchResults, TrialResult
-from raypo.search.steering import LIVE
 from raypo.tracking.tables import configuration, number
 
 WATCH_EVERY_S = 1.0
@@ -29,7 +28,7 @@ Live = Mapping[str, Mapping[str, Any]]
 def read(storage: str, name: str) -> tuple[SearchResults, str | None, Live]:
     """What a search found so far, the process that runs it now, and where its running trials are."""
     found = opened(storage, name)
-    driver = holder(found.path)
+    driver = holder(found.copy)
     live = read_json(found.path / LIVE) if driver else None
     return read_results(found), driver, live["trials"] if live else {}
 

@@ -11,6 +11,7 @@ from raypo.search.driver import SearchFolder, Watcher
 from raypo.search.ledger import Row
 from raypo.search.reading import read_results, trial_result
 from raypo.study import Study
+from raypo.tracking import lineage
 from raypo.tracking.wandb import Tracker
 
 
@@ -69,6 +70,7 @@ class InWandb:
     def ended(self, search: str, folder: Path) -> None:  # noqa: ARG002
         assert self._tracker is not None
         results = read_results(self._found, self._study)
+        self._found.pull_models(*(trial.name for trial in lineage.sent(results)))
         sent = self._tracker.finish(results)
         if sent.mode != "disabled":
             self._say(

@@ -89,7 +89,9 @@ class SimulatedSlot:
         import ray
 
         if SimulatedSlot.actor is None:
-            SimulatedSlot.actor = ray.remote(Slots).options(num_cpus=0, max_concurrency=1000).remote(SimulatedSlot.warm_up_s)
+            SimulatedSlot.actor = (
+                ray.remote(Slots).options(num_cpus=0, max_concurrency=1000).remote(SimulatedSlot.warm_up_s)
+            )
         self._served = SimulatedSlot.actor.serve.remote(self._plan.slot, self._plan.pool, self._plan.namespace)
 
     def close(self, timeout_s: float) -> bool:
@@ -144,14 +146,14 @@ def ledger_alone(search: driver.SearchFolder, study: Study, clock: Clock) -> Non
     conductor = LedgerConductor(
         study,
         ledger,
-        folder=search.path,
+        search=search,
         pool="",
         namespace="",
         concurrent=concurrent,
         targets=search.settings["targets"],
     )
     conductor.listen(clock.event)
-    conductor.listen(Models(search.path, KEPT, ()).heard)
+    conductor.listen(Models(search.copy, KEPT, ()).heard)
     clock.running()
     live: dict[str, Any] = {}
     asked, over = 0, False

@@ -58,7 +58,7 @@ class Played:
         study = study or search.study()
         ledger = search.ledger
         self.conductor = LedgerConductor(
-            study, ledger, folder=search.path, pool="", namespace="", concurrent=1, targets=search.settings["targets"]
+            study, ledger, search=search, pool="", namespace="", concurrent=1, targets=search.settings["targets"]
         )
         self.said: list[str] = []
         self.jobs: list[Job] = []

@@ -65,7 +65,7 @@ def test_every_value_is_told_and_an_interrupted_search_draws_the_same(tmp_path: 
 def test_the_front_comes_first_is_confirmed_first_and_keeps_its_models(tmp_path: Path) -> None:
     study = study_of(tmp_path, {"trials": 12})
     search = create(study)
-    models = Models(search.path, 1, [])
+    models = Models(search.copy, 1, [])
 
     def leave_model(job: Job) -> Outcome:
         (trial_folder(search.path, job.trial) / "model").mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +169,37 @@ def test_killed_and_resumed_it_ends_as_if_undisturbed(undisturbed: dict[str, Any
     assert curves(folder) == curves(storage / "calm"), "bit for bit the same losses"
     for name, stamp in stamps.items():
         assert (folder / "trials" / name / "metrics.jsonl").stat().st_mtime == stamp, "a finished trial ran again"
+
+
+def test_an_object_store_is_enough_to_go_on_from_an_empty_machine(
+    undisturbed: dict[str, Any], storage: Path, tmp_path: Path
+) -> None:
+    def on(machine: str) -> dict[str, str]:
+        return {
+            **environment(storage),
+            "RAYPO_STORAGE": f"file://{tmp_path}/bucket",
+            "RAYPO_CACHE": str(tmp_path / machine),
+        }
+
+    mirror = tmp_path / "bucket" / "moved"
+    process = subprocess.Popen(command(*search_words("moved")), env=on("first"), cwd=storage)
+    try:
+        _wait(lambda: len(list(mirror.glob("trials/*/evaluations/1.000000.json"))) >= 1, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    shutil.rmtree(tmp_path / "first", ignore_errors=True)
+    told = subprocess.run(
+        command("resume", "moved", "--json"),
+        env=on("second"),
+        cwd=storage,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=600,
+        check=True,
+    ).stdout
+    assert json.loads(told)["methods"] == undisturbed["methods"]
+    assert curves(mirror) == curves(storage / "calm"), "bit for bit the same losses"
 
 
 @pytest.mark.usefixtures("undisturbed")

@@ -42,7 +42,7 @@ def test_a_name_is_used_once(stub_study: Study) -> None:
 
 def test_two_drivers_on_one_search_are_refused(stub_study: Study) -> None:
     search = driver.create(stub_study)
-    with lease(search.path, search.name), pytest.raises(StorageError, match="a driver runs it already"):
+    with lease(search.copy, search.name), pytest.raises(StorageError, match="a driver runs it already"):
         run_stub(search, stub_study)
 
 
