@@ -10,6 +10,8 @@ from typing import Any
 from pyarrow import fs
 
 MARKER = "artifact.json"
+GCS_PATIENCE_S = 60
+"""How long a request to Google Cloud Storage is tried again; a quarter of an hour by its own default."""
 SETTLE_S = 0.2
 """Object stores have no exclusive create: two writers of a lease both write, wait this long and see who was last."""
 
@@ -85,6 +87,8 @@ class Mirror:
 
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """A pyarrow file system and the path in it, from a URI; schemes that pyarrow lacks are opened by fsspec."""
+    if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in uri:
+        uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={GCS_PATIENCE_S}"
     if uri.split("://")[0] in ("s3", "gs", "gcs", "hdfs", "abfs", "abfss", "file"):
         return fs.FileSystem.from_uri(uri)
     import fsspec

@@ -64,7 +64,10 @@ def holder_here(folder: Path) -> str | None:
 
 
 def _holder_there(note: ObjectNote | None) -> str | None:
-    owner = json.loads((note and note.read()) or "null")
+    try:
+        owner = json.loads((note and note.read()) or "null")
+    except json.JSONDecodeError:
+        return None
     return None if owner is None or _dead(owner, time.time() - owner["beat"]) else _words(owner)
 
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -140,7 +140,8 @@ class WorkingCopy:
         if self._files is not None and path.exists():
             with self._reaching(), self._in_turn:
                 content = path.read_bytes()
-                self._write(self._at(path), content[: content.rfind(b"\n") + 1])
+                target, whole = self._at(path), content[: content.rfind(b"\n") + 1]
+                self._in_folder(target, lambda: self._write(target, whole))
 
     def pull_journal(self, path: Path) -> None:
         """Take over the mirror's journal, unless the one here is the same and goes on from there."""
@@ -165,16 +166,23 @@ class WorkingCopy:
             return self._files.get_file_info(self._at(path))
 
     def _send(self, path: Path) -> None:
-        assert self._files is not None
-        self._files.create_dir(self._at(path.parent), recursive=True)
-        fs.copy_files(str(path), self._at(path), fs.LocalFileSystem(), self._files)
+        target = self._at(path)
+        self._in_folder(target, lambda: fs.copy_files(str(path), target, fs.LocalFileSystem(), self._files))
         _stamp(path, self._there(path))
 
     def _write(self, target: str, content: bytes) -> None:
         assert self._files is not None
-        self._files.create_dir(target.rsplit("/", 1)[0], recursive=True)
         with self._files.open_output_stream(target) as stream:
             stream.write(content)
+
+    def _in_folder(self, target: str, write: Callable[[], None]) -> None:
+        """Write a file; folders, which object stores do not need, are made where one is missing."""
+        assert self._files is not None
+        try:
+            write()
+        except FileNotFoundError:
+            self._files.create_dir(target.rpartition("/")[0], recursive=True)
+            write()
 
     def _fetch(self, path: Path) -> None:
         assert self._files is not None
