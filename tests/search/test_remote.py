@@ -333,6 +333,18 @@ def test_models_of_losers_go_and_the_winner_is_exported(bucket: str, machine: Ma
 STEPS = {"training": {"steps": 8}, "objective": {"at": [0.5, 1.0]}}
 
 
+class Steps(Pulse):
+    """Remembers after which steps, of 8, it was told of training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+
+    def __call__(self, fraction: float, stage: str, loss: float | None = None) -> None:
+        super().__call__(fraction, stage, loss)
+        self.steps += [round(8 * fraction)] if stage == "training" else []
+
+
 def test_a_trial_goes_on_elsewhere_bit_for_bit_and_is_recorded_once(
     bucket: str, machine: Machine, tmp_path: Path
 ) -> None:
@@ -343,18 +355,18 @@ def test_a_trial_goes_on_elsewhere_bit_for_bit_and_is_recorded_once(
     bench.close()
 
     study = small_study(bucket, **STEPS)  # type: ignore[arg-type]
-    search, found = create(study), []
+    search, found, pulse = create(study), [], Steps()
     for name, until in (("a", 0.5), ("b", 1.0)):
         machine(name)
         bench = open_bench(study, search.copy.location)  # type: ignore[arg-type]
-        found.append(bench.run(job.until_fraction(until), Pulse()))
+        found.append(bench.run(job.until_fraction(until), pulse))
         bench.close()
+    assert pulse.steps == [1, 2, 3, 4, 5, 6, 7, 8], "no step twice"
     assert [outcome.evaluation for outcome in found] == [outcome.evaluation for outcome in wanted]
     machine("c")
     bench = open_bench(study, search.copy.location)  # type: ignore[arg-type]
-    pulse = Pulse()
     assert [bench.run(job.until_fraction(until), pulse) for until in (0.5, 1.0)] == found
-    assert "training" not in pulse.stages
+    assert len(pulse.steps) == 8, "no step again"
     bench.close()
 
     machine("reader")
