@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from raypo.errors import ClusterError
+from raypo.search.folders import usage_file
 from raypo.search.pool import SlotPool
 from raypo.search.slots import Slot, SlotPlan
 from raypo.study import Study
@@ -177,7 +178,12 @@ def slots_open(
             max_task_retries=-1,
             max_concurrency=10_000,
         )
-        .remote(wanted.workers, wanted.recycle_after, str(folder / "ray" / f"{pool_name}.json"))
+        .remote(
+            wanted.workers,
+            wanted.recycle_after,
+            memory=str(folder / "ray" / f"{pool_name}.json"),
+            usage=str(usage_file(folder)),
+        )
     )
     slots = [
         Slot(

@@ -79,6 +79,11 @@ def revision_file(search: Path, revision: int) -> Path:
     return search / "revisions" / f"{revision}.json"
 
 
+def usage_file(search: Path) -> Path:
+    """What each slot used over time, a JSON line for each measurement."""
+    return search / "slots.jsonl"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

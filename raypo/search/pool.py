@@ -15,6 +15,7 @@ from pathlib import Path
 
 from raypo.search.jobs import Job, Outcome, Pulse
 from raypo.search.slot_states import SlotState, recall, remember
+from raypo.search.usage import Use, keep
 
 AFFINITY_S = 0.25
 """How long an idle slot waits for the next part of the trial whose state it still holds."""
@@ -25,9 +26,12 @@ SETTLE_S = 5.0
 
 
 class SlotPool:
-    """Queue, slots and waiting trials of one search; `memory` is the file that a restarted pool goes on from."""
+    """Queue, slots and waiting trials of one search.
 
-    def __init__(self, workers: int, recycle_after: int, memory: str) -> None:
+    `memory` is the file that a restarted pool goes on from, `usage` the record of what the slots use.
+    """
+
+    def __init__(self, workers: int, recycle_after: int, memory: str, usage: str) -> None:
         self._workers = workers
         self._recycle_after = recycle_after
         self._queue: deque[Job] = deque()
@@ -35,7 +39,7 @@ class SlotPool:
         self._deaths: dict[str, int] = {}
         self._cancelled: set[str] = set()
         self._changed = asyncio.Condition()
-        self._memory = Path(memory)
+        self._memory, self._usage = Path(memory), Path(usage)
         self._slots, self._closing = recall(self._memory, time.monotonic())
         self._leaving = False
 
@@ -107,6 +111,15 @@ class SlotPool:
             self._queue = deque(waiting for waiting in self._queue if waiting.id != job.id)
         state.pulse = pulse
         return job.trial not in self._cancelled and not self._leaving
+
+    async def used(self, slot: str, attempt: str, rank: int, use: Use) -> None:
+        """A rank says what its process uses; with rank 0's word the slot's line is written."""
+        state = self._slots.get(slot)
+        if state is not None and state.attempt == attempt:
+            state.uses[rank] = use
+            if rank == 0:
+                trial = state.current.trial if state.current else None
+                keep(self._usage, slot, trial, list(state.uses.values()))
 
     async def finished(self, slot: str, attempt: str, outcome: Outcome, job: Job) -> None:
         """Rank 0 delivers an outcome; every rank has come to the end of the job."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raypo.search.jobs import Job, Pulse
+from raypo.search.usage import Use
 
 
 @dataclass
@@ -27,6 +28,7 @@ class SlotState:
     pulse: Pulse | None = None
     busy_s: float = 0.0
     pids: dict[int, tuple[str, int]] = field(default_factory=dict)
+    uses: dict[int, Use] = field(default_factory=dict)
 
     def give(self, index: int, job: Job | None, now: float) -> None:
         """Hand out the index-th job; a rank may be one job behind the others."""

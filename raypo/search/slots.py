@@ -10,6 +10,7 @@ import time
 import traceback
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from raypo.errors import Diverged, RaypoError
 from raypo.search.folders import read_json, revision_file
 from raypo.search.jobs import Job, Outcome, Pulse
 from raypo.search.remote import WorkingCopy
+from raypo.search.usage import measured
 
 PULSE_S = 0.5
 SHORT_LIFE_S = 30.0
@@ -79,7 +81,7 @@ class PulseSender:
 def serve(config: dict[str, Any]) -> None:
     """The training function of a slot, run by every rank: ask for a job, do it, deliver, ask again."""
     import ray
-    import ray.train
+    import ray.train.torch
 
     plan = SlotPlan(**config)
     rank = ray.train.get_context().get_world_rank()
@@ -88,12 +90,14 @@ def serve(config: dict[str, Any]) -> None:
     ray.get(pool.enter.remote(plan.slot, attempt, rank, socket.gethostname(), os.getpid()))
     bench = _Lazy(plan)
     index = 0
-    try:
-        while (job := ray.get(pool.next_job.remote(plan.slot, attempt, index))) is not None:
-            _serve_one(bench, job, pool, plan.slot, attempt, rank)
-            index += 1
-    finally:
-        bench.close()
+    device = ray.train.torch.get_device() if plan.gpus_per_worker else None
+    with measured(partial(pool.used.remote, plan.slot, attempt, rank), device):
+        try:
+            while (job := ray.get(pool.next_job.remote(plan.slot, attempt, index))) is not None:
+                _serve_one(bench, job, pool, plan.slot, attempt, rank)
+                index += 1
+        finally:
+            bench.close()
 
 
 class _Lazy:

@@ -123,13 +123,26 @@ class Projection:
         self._runs.pop(trial.name).run.finish(exit_code=1)
 
     def publish(self, name: str, mark: str, write: Callable[[ModuleType, Any], None], patience_s: float) -> None:
-        """Write one more run of the search whole, in place of an earlier one, unless `mark` says it is there."""
+        """Write one more run of the search, or what it says now under a new step, unless `mark` says it is there."""
         if self.whole or not self.cursor.has(self.destination, name, mark):
             described = {"name": f"{self.search.name} ({name})", "settings": self._settings(patience_s)}
-            state = self._begin(name, name, resume=None, described=described)
+            state = self._begin(name, name, described)
             write(self._wandb, state.run)
             self._close(state, exit_code=0)
             self.cursor.mark(self.destination, name, mark)
+
+    def measured(self, slot: str, rows: Sequence[Row]) -> None:
+        """Send what is new of what a slot used: a run of its own, a row for each minute that the search ran."""
+        mark = f"until {rows[-1]['step']}" if rows else "nothing"
+        if rows and (self.whole or not self.cursor.has(self.destination, slot, mark)):
+            state = self._begin(slot, "slot", {"name": slot, "settings": self._settings(TIMEOUT_S)})
+            state.run.define_metric("minutes")
+            state.run.define_metric("*", step_metric="minutes")
+            for row in rows:
+                if row["step"] > state.sent:
+                    _log(state, row)
+            self._close(state, exit_code=0)
+            self.cursor.mark(self.destination, slot, mark)
 
     def close(self) -> None:
         """Stop W&B's service process, and give its variables back."""
@@ -141,16 +154,15 @@ class Projection:
 
     def _open(self, trial: TrialResult) -> LiveRun:
         config = configuration(self.search, trial)
-        resume = "allow" if self.mode == "online" and not self.whole else None
         described = {"name": trial.name, "tags": tags(trial), "notes": _notes(trial), "config": config}
         described["settings"] = self._settings(TIMEOUT_S)
-        state = self._begin(trial.name, trial.method, resume=resume, described=described)
+        state = self._begin(trial.name, trial.method, described)
         state.run.define_metric("step")
         state.run.define_metric("*", step_metric="step")
         self._runs[trial.name] = state
         return state
 
-    def _begin(self, name: str, job_type: str, *, resume: str | None, described: dict[str, Any]) -> LiveRun:
+    def _begin(self, name: str, job_type: str, described: dict[str, Any]) -> LiveRun:
         identity = run_id(self.search.name, self.cursor.token, name)
         earlier = _folders(self.search.folder, identity)
         run = self._wandb.init(
@@ -158,7 +170,8 @@ class Projection:
             project=self.project,
             group=self.search.name,
             job_type=job_type,
-            resume=resume,
+            # Without it rows that are there already would be sent again: the client appends to a run that exists.
+            resume="allow" if self.mode == "online" else None,
             reinit="create_new",
             mode=self.mode,
             dir=str(self.search.folder),

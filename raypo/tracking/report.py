@@ -21,6 +21,7 @@ from raypo.tracking.parallel import parallel
 from raypo.tracking.samples import samples
 from raypo.tracking.significance import Pair, significance
 from raypo.tracking.tables import Table, configuration, front, headline, number, signed
+from raypo.tracking.usage import drawings
 
 SECTIONS = {
     "winners": "Winners",
@@ -210,7 +211,9 @@ def _cost(results: SearchResults) -> str:
     columns = ("method", "trials", "device-hours", "longest trial, device-s")
     picture = chart(charts.budget(results), "best win rate so far against device-hours")
     lead = "What each method was given, and what it made of it. Methods compare fairly where their budgets are alike."
-    return section("cost", "Cost", lead, table(Table("", columns, tuple(rows), "")), picture)
+    used = [chart(drawn, f"{name} of each slot over time") for name, drawn in drawings(results).items()]
+    shown = ["<h3>What the slots used</h3>" + grid(used, "pair")] if used else []
+    return section("cost", "Cost", lead, table(Table("", columns, tuple(rows), "")), picture, *shown)
 
 
 def _again(results: SearchResults) -> str:

@@ -17,6 +17,7 @@ from raypo.search.results import SearchResults, TrialResult
 from raypo.tracking.overview import write_overview
 from raypo.tracking.projection import ENDED, Mode, Projection, resolve_mode
 from raypo.tracking.record import Row
+from raypo.tracking.usage import by_minute
 
 ROWS_IN_MEMORY = 2_000
 RETRY_S = (5.0, 15.0, 60.0, 300.0)
@@ -155,6 +156,10 @@ class _Sync:
             for trial in results.trials
             if trial.state not in ENDED and trial.history
         ]
+        going_on = any(trial.state not in ENDED for trial in results.trials)
+        for slot, rows in by_minute(results.folder).items():
+            # A minute that has not passed waits, for a step is sent once.
+            steps.append((slot, partial(Projection.measured, slot=slot, rows=rows[:-1] if going_on else rows)))
         steps.append(("search", partial(write_overview, results=results)))
         for name, act in steps:
             if self.in_a_row < GIVE_UP_AFTER:

@@ -1,6 +1,7 @@
 """The pool hands out every job once, gives lost ones out again first, and survives losing its own memory."""
 
 import asyncio
+import json
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from raypo.search.jobs import Job, Outcome, Pulse
 from raypo.search.pool import MAX_DEATHS, SlotPool
+from raypo.search.usage import Use
 
 
 def job(trial: str, until: float = 1.0) -> Job:
@@ -20,7 +22,7 @@ def done(trial: str) -> Outcome:
 
 
 def new_pool(folder: Path, workers: int = 1, recycle_after: int = 100) -> SlotPool:
-    return SlotPool(workers, recycle_after, str(folder / "pool.json"))
+    return SlotPool(workers, recycle_after, str(folder / "pool.json"), str(folder / "slots.jsonl"))
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -187,5 +189,28 @@ def test_a_slot_is_recycled_after_its_jobs(tmp_path: Path) -> None:
         await pool.finished("slot-0", "a", done("t-0"), given)
         await soon(waiting)
         assert await soon(pool.next_job("slot-0", "a", 1)) is None
+
+    run(story())
+
+
+def test_what_a_slot_uses_is_one_line_over_its_ranks_and_none_of_a_dead_group(tmp_path: Path) -> None:
+    async def story() -> None:
+        pool = new_pool(tmp_path, workers=2)
+        for rank in (0, 1):
+            await pool.enter("slot-0", "a", rank, "node", rank)
+        asyncio.get_running_loop().create_task(pool.submit(job("t-0")))
+        await soon(pool.next_job("slot-0", "a", 0))
+        await pool.used("slot-0", "a", 1, Use(40.0, 3_000))
+        await pool.used("slot-0", "dead", 0, Use(1.0, 1))
+        await pool.used("slot-0", "a", 0, Use(60.0, 4_000))
+        (line,) = (tmp_path / "slots.jsonl").read_text().splitlines()
+        row = json.loads(line)
+        assert row.pop("time") > 0
+        assert row == {"slot": "slot-0", "trial": "t-0", "cpu_percent": 100.0, "memory_bytes": 7_000}
+        await pool.enter("slot-0", "b", 0, "node", 3)
+        await pool.used("slot-0", "b", 0, Use(10.0, 500, 80.0, 2**30))
+        row = json.loads((tmp_path / "slots.jsonl").read_text().splitlines()[1])
+        assert (row["trial"], row["cpu_percent"], row["memory_bytes"]) == (None, 10.0, 500)
+        assert (row["gpu_percent"], row["gpu_memory_bytes"]) == (80.0, 2**30)
 
     run(story())
