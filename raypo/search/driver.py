@@ -19,7 +19,7 @@ from raypo.search.commands import Commands
 from raypo.search.conductor import LedgerConductor
 from raypo.search.confirming import candidates, confirm
 from raypo.search.exporting import KEPT, Models
-from raypo.search.folders import CURSOR, LIVE, origins_file
+from raypo.search.folders import CURSOR, LIVE, origins_file, usage_file
 from raypo.search.interrupt import stopping_on_interrupt
 from raypo.search.jobs import Job, Outcome
 from raypo.search.journal import mend
@@ -68,7 +68,8 @@ def run(
     with contextlib.ExitStack() as stack:
         stack.enter_context(lease(search.copy, search.name))
         search.pull()
-        stack.enter_context(kept_up(search.copy, search.journal, [search.path / LIVE, search.path / CURSOR]))
+        beside = [search.path / LIVE, search.path / CURSOR, usage_file(search.path)]
+        stack.enter_context(kept_up(search.copy, search.journal, beside))
         stack.enter_context(joined(study, address, log_to_driver))
         mended = mend(search.journal)
         if mended:

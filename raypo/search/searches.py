@@ -25,6 +25,7 @@ from raypo.search.folders import (
     read_json,
     revision_file,
     trial_folder,
+    usage_file,
     write_json,
 )
 from raypo.search.grid import grid_cells
@@ -92,7 +93,8 @@ class SearchFolder:
 
     def pull(self) -> None:
         """Bring the mirror's settings and journal here."""
-        self.copy.pull(*self._files, self.path / LIVE, self.path / CURSOR, origins_file(self.path))
+        beside = (self.path / LIVE, self.path / CURSOR, origins_file(self.path), usage_file(self.path))
+        self.copy.pull(*self._files, *beside)
         self.copy.pull_journal(self.journal)
 
     def push_journal(self) -> None:

@@ -81,5 +81,6 @@ def keep(path: Path, slot: str, trial: str | None, uses: Sequence[Use]) -> None:
         **({"gpu_percent": sum(busy) / len(busy)} if busy else {}),
         **({"gpu_memory_bytes": sum(held)} if held else {}),
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
