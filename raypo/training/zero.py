@@ -25,6 +25,7 @@ from raypo.training.model import Forward, Policy, load_policy
 from raypo.training.optim import configure, make_optimizer, set_lr
 from raypo.training.settings import EngineSetup, Optimisation
 from raypo.training.universal import convert, ranks_of
+from raypo.training.unpickling import tensors_only
 
 TAG = "engine"
 
@@ -101,10 +102,11 @@ class ZeroEngine:
             raise StorageError(
                 f"{folder}: no checkpoint of DeepSpeed here; resume with the ZeRO stage it was saved with"
             )
-        if ranks == comm.world():
-            self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=self.setup.lora is None)
-            return
-        self._load_universal(folder)
+        with tensors_only(folder):
+            if ranks == comm.world():
+                self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=self.setup.lora is None)
+            else:
+                self._load_universal(folder)
 
     def _load_universal(self, folder: Path) -> None:
         """Load what another number of ranks saved; ZeRO-3 needs mending afterwards (see the comments)."""
