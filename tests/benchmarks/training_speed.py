@@ -297,6 +297,7 @@ def compare(o: argparse.Namespace) -> None:
                         result = _in_process(o, side, folder, shape)
                         if result:
                             found[side].append(result)
+                            print(f"{size} {shape} {side}: {result['pairs_per_s']:.2f} pairs/s", file=sys.stderr)
                 flops = flops_per_pair(size, shape, o.batch * (o.steps + WARM_UP))
                 for side, results in found.items():
                     _print_row(size, shape, side, results, flops / rate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -134,11 +135,11 @@ def test_every_trial_has_its_answers_and_its_log(storage: Path) -> None:
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_every_trial_is_a_wandb_run_and_the_search_has_one_more(storage: Path) -> None:
+def test_every_trial_every_slot_and_the_search_is_a_wandb_run(storage: Path) -> None:
     runs = list((storage / "calm" / "wandb").glob("offline-run-*/run-*.wandb"))
-    names = {run.stem.rpartition("-")[0].rpartition("-")[2] + "-" + run.stem.rpartition("-")[2] for run in runs}
-    assert len(runs) == 5
-    assert {"dpo-0000", "dpo-0001", "epsilon_dpo-0000", "epsilon_dpo-0001"} < names
+    names = {re.sub(r"run-calm-[0-9a-f]{6}-", "", run.stem) for run in runs}
+    assert len(runs) == len(names)
+    assert names == {"dpo-0000", "dpo-0001", "epsilon_dpo-0000", "epsilon_dpo-0001", "slot-0", "search"}
     assert all(run.stat().st_size > 1000 for run in runs)
 
 
