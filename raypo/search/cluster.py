@@ -16,6 +16,7 @@ import psutil
 
 from raypo.errors import ClusterError
 from raypo.search.folders import usage_file
+from raypo.search.notices import heeding_notices
 from raypo.search.pool import SlotPool
 from raypo.search.slots import Slot, SlotPlan
 from raypo.study import Study
@@ -208,7 +209,8 @@ def slots_open(
         slot.start()
     at_once = True
     try:
-        yield Cluster(pool, pool_name, slots)
+        with heeding_notices(pool):
+            yield Cluster(pool, pool_name, slots)
         at_once = False
     finally:
         with contextlib.suppress(ray.exceptions.RayError):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from raypo.search.jobs import Job, Outcome, Pulse
@@ -75,7 +76,7 @@ class SlotPool:
     # Slots ----------------------------------------------------------------------------------------------------------
 
     async def enter(self, slot: str, attempt: str, rank: int, node: str, pid: int) -> None:
-        """A rank of a (new) worker group is there; what the slot's earlier group held goes first in line."""
+        """A rank of a (new) worker group is there, on a Ray node; what the earlier group held goes first in line."""
         known = self._slots.get(slot)
         if known is None or known.attempt != attempt:
             if known is not None and known.current is not None:
@@ -94,7 +95,7 @@ class SlotPool:
                 if index in state.jobs:
                     return state.jobs[index]
                 job = self._choose(state)
-                if job is not None or self._closing or state.served >= self._recycle_after:
+                if job is not None or self._closing or state.leaving or state.served >= self._recycle_after:
                     state.give(index, job, time.monotonic())
                     self._remember()
                     self._changed.notify_all()
@@ -110,7 +111,7 @@ class SlotPool:
             state.current, state.since = job, time.monotonic()
             self._queue = deque(waiting for waiting in self._queue if waiting.id != job.id)
         state.pulse = pulse
-        return job.trial not in self._cancelled and not self._leaving
+        return job.trial not in self._cancelled and not self._leaving and not state.leaving
 
     async def used(self, slot: str, attempt: str, rank: int, use: Use) -> None:
         """A rank says what its process uses; with rank 0's word the slot's line is written."""
@@ -123,15 +124,19 @@ class SlotPool:
 
     async def finished(self, slot: str, attempt: str, outcome: Outcome, job: Job) -> None:
         """Rank 0 delivers an outcome; every rank has come to the end of the job."""
-        state = self._slots.get(slot)
+        state, moving = self._slots.get(slot), False
         if state is not None and state.attempt == attempt:
+            moving = state.leaving and outcome.state == "stopped"
             state.current, state.pulse = None, None
             state.held = job.trial
             state.held_until = 0.0 if outcome.over else time.monotonic() + AFFINITY_S
             state.served += 1
             state.busy_s += outcome.cost_s
         self._queue = deque(waiting for waiting in self._queue if waiting.id != job.id)
-        self._resolve(job, outcome)
+        if moving and not self._leaving and job.trial not in self._cancelled:
+            self._queue.appendleft(job)
+        else:
+            self._resolve(job, outcome)
         await self._tell()
 
     async def failed(self, slot: str, attempt: str, rank: int, job: Job, error: str) -> bool:
@@ -164,6 +169,12 @@ class SlotPool:
             await self._lost(state.current)
         await self._tell()
 
+    async def draining(self, nodes: Sequence[str]) -> None:
+        """Have slots with a rank on nodes that will go checkpoint, hand their job back and begin elsewhere."""
+        for state in self._slots.values():
+            state.leaving = state.leaving or any(node in nodes for node, _ in state.pids.values())
+        await self._notify()
+
     # Everybody ------------------------------------------------------------------------------------------------------
 
     async def close(self, at_once: bool = False) -> None:
@@ -187,7 +198,7 @@ class SlotPool:
         }
 
     def _choose(self, state: SlotState) -> Job | None:
-        if not self._queue or self._closing:
+        if not self._queue or self._closing or state.leaving:
             return None
         for job in self._queue:
             if job.trial == state.held:

@@ -27,7 +27,10 @@ class SlotState:
     reports: dict[int, str | None] = field(default_factory=dict)
     pulse: Pulse | None = None
     busy_s: float = 0.0
+    leaving: bool = False
+    """A node of it will be taken away."""
     pids: dict[int, tuple[str, int]] = field(default_factory=dict)
+    """(Ray node, process) of each rank."""
     uses: dict[int, Use] = field(default_factory=dict)
 
     def give(self, index: int, job: Job | None, now: float) -> None:

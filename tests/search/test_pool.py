@@ -65,6 +65,42 @@ def test_a_lost_job_comes_back_first_in_line(tmp_path: Path) -> None:
     run(story())
 
 
+def test_a_slot_whose_node_will_go_checkpoints_and_its_job_goes_on_elsewhere(tmp_path: Path) -> None:
+    async def story() -> None:
+        pool = new_pool(tmp_path)
+        await pool.enter("slot-0", "a", 0, "spot", 1)
+        waiting = asyncio.create_task(pool.submit(job("t-0")))
+        held = await soon(pool.next_job("slot-0", "a", 0))
+        assert await pool.pulse("slot-0", "a", Pulse(held.id, held.trial, 0.5, "training"), held)
+        await pool.draining(["spot", "another"])
+        assert not await pool.pulse("slot-0", "a", Pulse(held.id, held.trial, 0.6, "training"), held), "checkpoint now"
+        await pool.finished("slot-0", "a", Outcome("t-0", "stopped", 0.6), held)
+        assert not waiting.done(), "the trial knows nothing of it"
+        assert await soon(pool.next_job("slot-0", "a", 1)) is None, "nothing new begins on that node"
+        await pool.enter("slot-0", "b", 0, "safe", 2)
+        await pool.draining(["spot"])
+        again = await soon(pool.next_job("slot-0", "b", 0))
+        assert again == held
+        await pool.finished("slot-0", "b", done("t-0"), again)
+        assert (await soon(waiting)).state == "finished"
+
+    run(story())
+
+
+def test_a_trial_cancelled_on_a_leaving_node_stays_stopped(tmp_path: Path) -> None:
+    async def story() -> None:
+        pool = new_pool(tmp_path)
+        await pool.enter("slot-0", "a", 0, "spot", 1)
+        waiting = asyncio.create_task(pool.submit(job("t-0")))
+        held = await soon(pool.next_job("slot-0", "a", 0))
+        await pool.draining(["spot"])
+        await pool.cancel("t-0")
+        await pool.finished("slot-0", "a", Outcome("t-0", "stopped", 0.6), held)
+        assert (await soon(waiting)).state == "stopped"
+
+    run(story())
+
+
 def test_a_job_that_kills_every_group_is_told_failed(tmp_path: Path) -> None:
     async def story() -> None:
         pool = new_pool(tmp_path, workers=1, recycle_after=100)

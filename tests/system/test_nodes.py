@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -50,8 +51,11 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
 def workers_on(node: Any) -> int:
     """Ranks of slots that live on a node."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    words = [" ".join(child.cmdline()) for child in raylet.children(recursive=True)]
-    return sum(word.startswith("ray::RayTrainWorker") for word in words)
+    found = 0
+    for child in raylet.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
+            found += " ".join(child.cmdline()).startswith("ray::RayTrainWorker")
+    return found
 
 
 def wait(until: Callable[[], bool], search: subprocess.Popen[bytes], what: str) -> None:
@@ -90,6 +94,27 @@ def test_slots_follow_the_nodes(nodes: Nodes, tmp_path: Path) -> None:
     assert all(set(steps) == set(range(12)) for steps in logs.values()), "every trial was trained to its end"
     again = Counter(name for name, steps in logs.items() for _ in range(len(steps) - len(set(steps))))
     assert max(again.values(), default=0) <= 2, "what the lost node had done since the last checkpoint, no more"
+
+
+@pytest.mark.slow
+def test_a_node_with_a_notice_is_left_in_time(nodes: Nodes, tmp_path: Path) -> None:
+    trials = tmp_path / "growing" / "trials"
+    going = nodes.add()
+    nodes.add()
+    search = begin(nodes, tmp_path, step_s=0.4)
+    try:
+        wait(lambda: len(list(trials.glob("*/work.log"))) >= 2 and workers_on(going) == 2, search, "both slots worked")
+        notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--node-id", going.node_id]
+        ray = Path(sys.executable).with_name("ray")
+        subprocess.run([ray, "drain-node", "--address", nodes.address, *notice], check=True, timeout=60)
+        wait(lambda: workers_on(going) == 0, search, "the slot left")
+        nodes.remove(going)
+        assert search.wait(240) == 0, (tmp_path / "log").read_text()[-3000:]
+    finally:
+        search.kill()
+    logs = {log.parent.name: [int(line) for line in log.read_text().split()] for log in trials.glob("*/work.log")}
+    assert len(logs) == TRIALS
+    assert all(steps == list(range(12)) for steps in logs.values()), "no step was taken twice"
 
 
 @pytest.mark.slow
