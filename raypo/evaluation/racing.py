@@ -46,7 +46,7 @@ def interval(differences: Array, race: Race) -> tuple[float, float]:
 
     Drawing without replacement makes (S_n - n D) / (N - n) a martingale of variance s^2 n / (N (N - n)); the boundary
     is Robbins' normal mixture over it (Howard et al. 2021, eq. 14; Waudby-Smith and Ramdas 2020 for finite N), with the
-    spread estimated from the differences, so it holds from some dozens of prompts on. Tightest after a third of them.
+    spread estimated from the differences, so it holds from some dozens of prompts on. Tightest after a quarter of them.
     """
     n, total = len(differences), race.prompts
     mean = float(differences.mean())
@@ -54,7 +54,7 @@ def interval(differences: Array, race: Race) -> tuple[float, float]:
         return mean, mean
     variance = (((differences - mean) ** 2).sum() + PRIOR) / n
     spent = _clock(n, total)
-    tightest = _clock(total / 3, total)
+    tightest = _clock(total / 4, total)
     level = -2 * np.log(2 * race.error)
     mixture = tightest / (level + np.log1p(level))
     half = np.sqrt(variance * (spent + mixture) * (np.log(spent / mixture + 1) + level))

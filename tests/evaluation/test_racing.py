@@ -58,7 +58,7 @@ def test_missing_verdicts_take_no_side() -> None:
 def test_racing_saves_judge_calls_and_keeps_the_winner(runner: Callable[[np.ndarray, Race], Finish]) -> None:
     finishes, lost = [], []
     race = Race(805)
-    for seed in range(20):
+    for seed in range(200):
         rates = np.random.default_rng(seed).normal(0.5, 0.06, 24).clip(0.05, 0.95)
         scores = field(rates.tolist(), 805, seed)
         finish = runner(scores, race)
