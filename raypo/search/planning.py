@@ -67,7 +67,9 @@ def plan(study: Study, say: Callable[[str], None], *, probing: bool = True) -> P
     costs, basis = earlier(study) or (dict[str, float](), "no measurement")
     if probing and not costs.keys() >= study.methods.keys():
         found = probe(materials, tokens, say)
-        costs = {label: device_s(study, found, _per_trial(study, label, tokens[label])) for label in study.methods}
+        costs = {
+            label: device_s(study, found, label, _per_trial(study, label, tokens[label])) for label in study.methods
+        }
         basis = "a probe of a few steps here"
     methods = tuple(_method(study, label, tokens[label], costs.get(label)) for label in study.methods)
     return assembled(study, methods, basis, memory_of(materials, tokens))
@@ -96,10 +98,10 @@ def assembled(study: Study, methods: tuple[MethodPlan, ...], basis: str, memory:
     )
 
 
-def device_s(study: Study, found: Probe, tokens: int) -> float:
-    """Device-seconds of one trial: its training and its evaluations."""
+def device_s(study: Study, found: Probe, label: str, tokens: int) -> float:
+    """Device-seconds of one trial of a method: its training and its evaluations."""
     answers = study.objective.prompts.count * len(study.objective.at)
-    return tokens * found.token_s + answers * found.answer_s
+    return tokens * found.token_s[label] + answers * found.answer_s
 
 
 def earlier(study: Study) -> tuple[dict[str, float], str] | None:

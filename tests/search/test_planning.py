@@ -54,6 +54,18 @@ def test_a_small_study_is_counted_and_probed(tmp_path: Path) -> None:
     assert made.memory.device == pytest.approx(16 * made.memory.parameters / GIB)
 
 
+def test_every_method_is_probed_as_it_trains(tmp_path: Path) -> None:
+    said: list[str] = []
+    study = study_with(tmp_path, resources={"zero_stage": 0})
+    content = study.written() | {
+        "methods": {"kto": {}, "epsilon_dpo": {"epsilon": 0.01}, "tr_dpo": {"tau": 2}, "rpo": {}}
+    }
+    made = plan(build(content, "planned"), said.append)
+    probed = [line.split(" of ")[1].split()[0] for line in said if line.startswith("probing: 4 steps")]
+    assert probed == [method.label for method in made.methods] == ["kto", "epsilon_dpo", "tr_dpo", "rpo"]
+    assert all(method.device_s is not None and method.device_s > 0 for method in made.methods)
+
+
 def test_without_a_probe_hours_are_unknown(tmp_path: Path) -> None:
     made = plan(study_with(tmp_path), lambda _: None, probing=False)
     assert (made.hours, made.basis) == (None, "no measurement")
