@@ -78,4 +78,8 @@ def _no_race(study: Study) -> Iterator[str]:
         got = study.objective.pareto or study.objective.metric
         yield f"objective.racing: compares win rates prompt by prompt, the objective is {got}; set racing to false"
     if study.search.repeats.seeds > 1:
-        yield "objective.racing: compares single trainings, search.repeats averages several; leave one of the two out"
+        yield (
+            "objective.racing: a race on one seed drops configurations whose average over seeds is better, got "
+            f"search.repeats.seeds {study.search.repeats.seeds}; set it to 1 and train the best again with confirm.top "
+            "and confirm.seeds, or set racing to false"
+        )

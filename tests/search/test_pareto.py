@@ -111,7 +111,7 @@ def test_what_cannot_be_searched_together_is_said_before_anything_starts(tmp_pat
         ({"objective": {"metric": "score", "judge": {"kind": "pairrm", "path": "x"}}}, "pairrm gives none"),
         ({"objective": {"metric": "score", "judge": {"kind": "llm", "model": "m"}}}, "llm with template alpaca_eval"),
         ({"objective": {"engine": "vllm"}}, "objective.engine: vllm is not installed"),
-        ({"objective": {"racing": True}, "search": {"repeats": {"seeds": 2}}}, "objective.racing: compares single"),
+        ({"objective": {"racing": True}, "search": {"repeats": {"seeds": 2}}}, "confirm.seeds, or set racing to false"),
     ],
 )
 def test_an_objective_that_cannot_be_measured_is_said_before_anything_starts(
