@@ -126,7 +126,7 @@ def _nearest(path: Path) -> str:
 
 def _called(source: str, allow_code: bool) -> Iterable[Any]:
     if not allow_code:
-        raise DataError(f"{source}: is Python code; it runs only if the study says data.allow_code: true")
+        raise DataError(f"{source}: is Python code; give --allow-code to run it")
     module, name = source.split(":")
     try:
         function = getattr(importlib.import_module(module), name)

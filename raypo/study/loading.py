@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from raypo import yaml
 from raypo.errors import StudyError
-from raypo.spaces import Space, parse
+from raypo.spaces import FORMS, Space, parse
 from raypo.study.entries import nearest, read_entries
 from raypo.study.study import Study
 
@@ -42,8 +42,8 @@ def build(content: dict[str, Any], where: str, *, folder: Path | None = None, al
     """Check the plain content of a study file; see `load`."""
     problems: list[str] = []
     content = dict(content)
-    if "use" in content:
-        content.pop("use")
+    if content.pop("allow_code", None) is not None:
+        problems.append("allow_code: no file may allow itself to run code; give --allow-code to the command")
     entries = read_entries(content.pop("methods", None), folder, allow_code, problems)
     _read_transforms(content, problems)
     study = None
@@ -120,11 +120,7 @@ def _read_transforms(content: dict[str, Any], problems: list[str]) -> None:
 
 
 def _maybe_space(value: Any) -> Any:
-    if (
-        isinstance(value, Mapping)
-        and len(value) == 1
-        and next(iter(value)) in ("choice", "uniform", "log_uniform", "int")
-    ):
+    if isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in FORMS:
         return parse(value)
     return value
 

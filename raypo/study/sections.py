@@ -26,7 +26,7 @@ def _fraction(value: Any) -> Any:
 
 
 def _axis(lower: float, upper: float = math.inf, *, whole: bool = False, open_low: bool = True) -> Any:
-    """A number, or an axis whose values all lie in the bounds."""
+    """A number, or an axis whose values all lie in the bounds, the upper one not included."""
 
     def check(value: Any) -> Any:
         parsed = parse(value)
@@ -34,8 +34,8 @@ def _axis(lower: float, upper: float = math.inf, *, whole: bool = False, open_lo
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise ValueError(f"needs a number or an axis such as {{log_uniform: [1e-6, 1e-4]}}, got {number!r}")
             low_ok = number > lower if open_low else number >= lower
-            if not (low_ok and number <= upper and math.isfinite(number)):
-                raise ValueError(f"needs {lower} {'<' if open_low else '<='} value <= {upper}, got {number}")
+            if not (low_ok and number < upper):
+                raise ValueError(f"needs {lower} {'<' if open_low else '<='} value < {upper}, got {number}")
             if whole and number != int(number):
                 raise ValueError(f"needs whole numbers, got {number}")
         return parsed
@@ -85,7 +85,7 @@ class TinyModel(Section):
 class Sft(Section):
     """Supervised fine-tuning before the search: `on` says which answers of the data (or of `source`)."""
 
-    on: Literal["chosen", "rejected", "both"] = "chosen"
+    on: Literal["chosen", "both"] = "chosen"
     source: str | None = None
     count: Count | None = None
     epochs: Positive = 1.0

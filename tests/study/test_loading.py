@@ -92,6 +92,10 @@ def test_overrides(study_file: Path) -> None:
         ("data.source=os:system", "give --allow-code"),
         ("search.sampler=grid", "methods.dpo.beta: sampler grid needs choice or int, got log_uniform"),
         ("resources.workers=64", "fewer than the 64 workers"),
+        ("training.warmup=1", "training.warmup: needs 0 <= value < 1, got 1"),
+        ("model.sft={on: rejected}", "model.sft.on: got 'rejected'; allowed: 'chosen' or 'both'"),
+        ("allow_code=true", "allow_code: no file may allow itself to run code; give --allow-code"),
+        ("use=methods/dpo", "use: no such key"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_path(study_file: Path, override: str, said: str) -> None:
