@@ -89,6 +89,7 @@ def _inputs(method: Method, point: Mapping[str, object], reference: Any, mask: T
         "token_kl": lambda: _noise(N, T).abs().requires_grad_(),
         "embeddings": lambda: torch.eye(half if method.policy_type is Pairs else N),
         "value": lambda: _noise(N, T).requires_grad_(),
+        "prompt": lambda: Scores.of(-_noise(half if method.policy_type is Pairs else N, T).abs()),
         "batch": Batch,
         "state": lambda: method.initial_state(**point),
     }

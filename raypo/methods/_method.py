@@ -22,6 +22,7 @@ NEEDS: Mapping[str, str] = {
     "token_kl": "exact KL(policy || reference) of every token, with gradient (both live)",
     "embeddings": "normalised sentence embeddings of the prompts",
     "value": "per-token values of a critic head",
+    "prompt": "log-probs of the prompts' own tokens, with gradient",
     "batch": "the micro-batch over all ranks",
     "state": "numbers that change from step to step",
 }
@@ -118,9 +119,13 @@ class Method:
         if missing or len(inputs) + len(named.keys() & set(self.needs)) > len(needed):
             raise MethodError(
                 f"{self.name}: needs {', '.join(needed) or 'the policy alone'}; got {len(inputs)} unnamed "
-                f"and {sorted(named.keys() & set(self.needs))}; missing {', '.join(missing) or 'none'}"
+                f"and {sorted(named.keys() & set(self.needs))}; missing {self._explained(missing) or 'none'}"
             )
         return self.function(policy, **given, **values)
+
+    def _explained(self, needs: list[str]) -> str:
+        conditions = {name: f", as {c.hyperparameter} is {c.value}" for name, c in self.conditions.items()}
+        return ", ".join(f"{name} ({NEEDS[name]}{conditions.get(name, '')})" for name in needs)
 
     def initial_state(self, **hyperparameters: object) -> Any:
         """A fresh state under these hyperparameters, or None for a method without one."""

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from raypo.methods._annotations import NonNegative, Positive
+import torch
+
+from raypo.methods._annotations import NonNegative, OnlyIf, Positive
 from raypo.methods._metrics import pair_metrics
 from raypo.methods._primitives import log_odds, neg_logsigmoid, nll
-from raypo.methods._scores import Loss, Pairs, metric
+from raypo.methods._scores import Loss, Pairs, Scores, metric
 
 
 def orpo(
     policy: Pairs,
+    prompt: Annotated[Scores | None, OnlyIf("nll_span", "prompt_and_answer")] = None,
     *,
     lambda_: NonNegative = 0.1,
     beta: Positive = 1.0,
     nll_weight: NonNegative = 1.0,
     nll_reduction: Literal["token_mean", "sequence_mean"] = "token_mean",
+    nll_span: Literal["answer", "prompt_and_answer"] = "answer",
 ) -> Loss:
     """Odds-ratio preference optimisation: likelihood of the chosen plus a logistic loss on the ratio of odds.
 
@@ -26,8 +30,12 @@ def orpo(
 
     One stage: nll_weight = 1, beta = 1, lambda_ tuned (TRL calls lambda_ `beta`, the authors `alpha`). Tempered, after
     a separate SFT: nll_weight = 0, lambda_ = 1, beta tuned ("Differences Between Direct Alignment Algorithms are a
-    Blur"). "sequence_mean" is that study's NLL; the original's is a token mean, over the prompt as well, which is never
-    scored here.
+    Blur").
+
+    The paper's NLL is over the chosen answer, the default here. The authors' code, which gave the published
+    Mistral-ORPO models, takes the mean over all tokens of prompt and answer: "prompt_and_answer" with "token_mean"; so
+    does TRL. Blur's one-stage results are of "answer" with "sequence_mean". The odds never see the prompt. `prompt`
+    [B, P]: log-probs of each prompt's tokens before the chosen answer, with gradient; nothing predicts the first one.
     By hand: p = 1/2 for both and one token give log 2 + 0.1 log 2.
 
     >>> from torch import full
@@ -37,5 +45,13 @@ def orpo(
     """
     chosen, rejected = beta * log_odds(policy.chosen.mean()), beta * log_odds(policy.rejected.mean())
     odds_ratio = neg_logsigmoid(chosen - rejected)
-    loss = nll_weight * nll(policy.chosen, nll_reduction) + lambda_ * Loss.of(odds_ratio)
+    likely = policy.chosen
+    if nll_span == "prompt_and_answer":
+        assert prompt is not None  # Method.loss has seen to it
+        likely = _joined(prompt, policy.chosen)
+    loss = nll_weight * nll(likely, nll_reduction) + lambda_ * Loss.of(odds_ratio)
     return loss.with_metrics(**pair_metrics(policy, (chosen, rejected)), **{"orpo/odds_ratio": metric(odds_ratio)})
+
+
+def _joined(prompt: Scores, answer: Scores) -> Scores:
+    return Scores(torch.cat([prompt.logps, answer.logps], 1), torch.cat([prompt.mask, answer.mask], 1))

@@ -26,7 +26,7 @@ WIDTH_STEP = 16
 
 @dataclass(frozen=True)
 class Pass:
-    """R rows of one forward pass, W wide, with S scored tokens.
+    """R rows of one forward pass, W wide, with S tokens to predict: the scored ones, and the prompts' where asked for.
 
     ids [R, W]; positions [R, W] and branch [R, W] (0 prompt, 1, 2, ... completions, -1 padding), both None where no
     row has more than one completion, for then plain causal attention is right; where [S] flat position of the hidden
@@ -62,24 +62,31 @@ class Pass:
 
 @dataclass(frozen=True)
 class Row:
-    """One row before padding: sequences of the token set that share their prompt."""
+    """One row before padding: sequences of the token set that share their prompt.
+
+    `unscored`: whether the tokens of its first sequence that are not scored are predicted, too.
+    """
 
     sequences: tuple[int, ...]
     prompt: int
     length: int
+    unscored: bool
 
     @property
     def width(self) -> int:
         return -(-self.length // WIDTH_STEP) * WIDTH_STEP
 
 
-def rows_for(tokens: TokenSet, examples: np.ndarray, shared: bool) -> list[Row]:
-    """Rows of some examples: one each where prompts are shared (and in fact equal), else one per sequence."""
+def rows_for(tokens: TokenSet, examples: np.ndarray, shared: bool, prompts: bool) -> list[Row]:
+    """Rows of some examples: one each where prompts are shared (and in fact equal), else one per sequence.
+
+    With `prompts` the first row of each example predicts its prompt.
+    """
     rows: list[Row] = []
     for members in np.asarray(tokens.examples)[examples]:
         sequences = [int(s) for s in members if s >= 0]
         groups = [sequences] if shared and _same_prompt(tokens, sequences) else [[s] for s in sequences]
-        rows += [_row(tokens, group) for group in groups]
+        rows += [_row(tokens, group, prompts and group[0] == sequences[0]) for group in groups]
     return rows
 
 
@@ -89,10 +96,10 @@ def _same_prompt(tokens: TokenSet, sequences: Sequence[int]) -> bool:
     return all(m == n and np.array_equal(tokens.ids[a : a + m], tokens.ids[start : start + n]) for a, m in others)
 
 
-def _row(tokens: TokenSet, sequences: Sequence[int]) -> Row:
+def _row(tokens: TokenSet, sequences: Sequence[int], unscored: bool) -> Row:
     prompt = int(tokens.prompt_lengths[sequences[0]])
     answers = sum(int(tokens.offsets[s + 1] - tokens.offsets[s]) - prompt for s in sequences)
-    return Row(tuple(sequences), prompt, prompt + answers)
+    return Row(tuple(sequences), prompt, prompt + answers, unscored)
 
 
 def passes_for(tokens: TokenSet, rows: Sequence[Row], one_pass: bool) -> list[Pass]:
@@ -124,6 +131,11 @@ def _pass(tokens: TokenSet, rows: Sequence[Row], width: int) -> Pass:
             where.append(r * width + np.where(scored == 0, row.prompt - 1, end + scored - 1))
             source.append(first + scored)
             end += n
+        if row.unscored:
+            # The first sequence lies in the row as in the token set; nothing predicts its first token.
+            unscored = np.flatnonzero(~tokens.mask[start + 1 : tokens.offsets[row.sequences[0] + 1]])
+            where.append(r * width + unscored)
+            source.append(start + 1 + unscored)
     branched = any(len(row.sequences) > 1 for row in rows)
     flat = np.concatenate(source)
     return Pass(
@@ -141,9 +153,9 @@ class MicroBatch:
     """n examples as forward passes, and where their log-probs go in the [N, T] a method sees.
 
     N sequences in the order of `TokenSet.rows_of` (pairs: all chosen, then all rejected); T completion tokens.
-    mask [N, T];
-    unit [N, T] or None; slot [S] flat place in [N, T] of each scored token, passes one after another; source [S] its
-    place in the token set's flat arrays.
+    mask [N, T]; unit [N, T] or None; prompt_mask [n, P]: tokens of each example's first sequence that are not scored,
+    P = 0 where they were not asked for; slot [S] place of each predicted token in the flat [N, T] and the flat [n, P]
+    behind it, passes one after another; source [S] its place in the token set's flat arrays.
     """
 
     examples: np.ndarray
@@ -152,20 +164,29 @@ class MicroBatch:
     passes: tuple[Pass, ...]
     mask: Tensor
     unit: Tensor | None
+    prompt_mask: Tensor
     slot: Tensor
     source: np.ndarray
 
     @classmethod
-    def of(cls, tokens: TokenSet, examples: np.ndarray, shared: bool, one_pass: bool) -> MicroBatch:
-        """The micro-batch of some examples (at least one)."""
+    def of(
+        cls, tokens: TokenSet, examples: np.ndarray, shared: bool, one_pass: bool, prompts: bool = False
+    ) -> MicroBatch:
+        """The micro-batch of some examples (at least one); with `prompts`, their prompts are predicted as well."""
         sequences, group = tokens.rows_of(examples)
-        passes = tuple(passes_for(tokens, rows_for(tokens, examples, shared), one_pass))
+        passes = tuple(passes_for(tokens, rows_for(tokens, examples, shared, prompts), one_pass))
         source = np.concatenate([p.source for p in passes])
-        starts = tokens.offsets[sequences] + tokens.prompt_lengths[sequences]
-        width = max(1, int((tokens.offsets[sequences + 1] - starts).max()))
+        firsts = tokens.offsets[sequences]
+        starts, ends = firsts + tokens.prompt_lengths[sequences], tokens.offsets[sequences + 1]
+        n, width = len(sequences), max(1, int((ends - starts).max()))
+        prompt_width = int((ends - firsts).max()) - 1 if prompts else 0
         place = _places(tokens, sequences, source)
-        slot = place * width + (source - starts[place])
-        mask = np.zeros(len(sequences) * width, bool)
+        slot = np.where(
+            tokens.mask[source],
+            place * width + source - starts[place],
+            n * width + np.asarray(group)[place] * prompt_width + source - firsts[place] - 1,
+        )
+        mask = np.zeros(n * width + len(examples) * prompt_width, bool)
         mask[slot] = True
         unit = None if tokens.unit is None else np.full(mask.shape, -1, np.int64)
         if unit is not None:
@@ -175,20 +196,24 @@ class MicroBatch:
             sequences=sequences,
             group=np.asarray(group),
             passes=passes,
-            mask=torch.from_numpy(mask.reshape(-1, width)),
-            unit=None if unit is None else torch.from_numpy(unit.reshape(-1, width)),
+            mask=torch.from_numpy(mask[: n * width].reshape(n, width)),
+            unit=None if unit is None else torch.from_numpy(unit[: n * width].reshape(n, width)),
+            prompt_mask=torch.from_numpy(mask[n * width :].reshape(len(examples), prompt_width)),
             slot=torch.from_numpy(slot),
             source=source,
         )
 
     def spread(self, flat: Tensor) -> Tensor:
-        """[N, T] of the values [S] of scored tokens, 0 elsewhere; keeps the gradient."""
-        out = flat.new_zeros(self.mask.numel())
-        return out.index_put((self.slot.to(flat.device),), flat).view(self.mask.shape)
+        """[N, T] of the values [S] of predicted tokens, 0 elsewhere; keeps the gradient."""
+        return self._placed(flat)[: self.mask.numel()].view(self.mask.shape)
 
-    def frozen(self, flat: np.ndarray, device: torch.device) -> Tensor:
-        """[N, T] of an array aligned with the token set's ids."""
-        return self.spread(torch.from_numpy(np.asarray(flat[self.source], np.float32)).to(device))
+    def spread_prompts(self, flat: Tensor) -> Tensor:
+        """[n, P] of the values [S] of predicted tokens, 0 elsewhere; keeps the gradient."""
+        return self._placed(flat)[self.mask.numel() :].view(self.prompt_mask.shape)
+
+    def _placed(self, flat: Tensor) -> Tensor:
+        out = flat.new_zeros(self.mask.numel() + self.prompt_mask.numel())
+        return out.index_put((self.slot.to(flat.device),), flat)
 
 
 def _places(tokens: TokenSet, sequences: np.ndarray, source: np.ndarray) -> np.ndarray:

@@ -169,6 +169,16 @@ def _zeros(s: Supply, batch: MicroBatch) -> Tensor:
     return torch.zeros(batch.mask.shape, device=s.engine.device)
 
 
+def _prompt(_s: Supply, batch: MicroBatch, forward: Forward) -> Scores:
+    logps = batch.spread_prompts(forward.logps)
+    return Scores(logps, batch.prompt_mask.to(logps.device))
+
+
+def _no_prompt(s: Supply, batch: MicroBatch) -> Scores:
+    mask = batch.prompt_mask.to(s.engine.device)
+    return Scores(torch.zeros(mask.shape, device=mask.device), mask)
+
+
 def _batch(s: Supply, batch: MicroBatch, _: Any) -> Batch:
     counts = torch.zeros(comm.world(), dtype=torch.long, device=s.engine.device)
     counts[comm.rank()] = len(batch.examples) if s.real else 0
@@ -188,6 +198,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "token_kl": Provider(_token_kl, _zeros, late=True),
     "embeddings": Provider(_embeddings, _embeddings),
     "value": Provider(_value, _zeros, late=True),
+    "prompt": Provider(_prompt, _no_prompt, late=True),
     "batch": Provider(_batch, lambda _s, _b: Batch()),
     "state": Provider(_state, _state),
 }

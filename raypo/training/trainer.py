@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class Trainer:
             tokens=data,
             frozen=frozen,
             engine=self.engine,
-            layout=self._layout,
+            layout=partial(self._layout, prompts="prompt" in needs),
             state=state,
             reference=self.reference if live else None,
             moving=self._moving if "moving_reference" in needs else None,
@@ -212,8 +213,8 @@ class Trainer:
         """Whether a micro-batch goes through the model at once, or in passes of equal width (see `layout`)."""
         return self.partitioned or self.engine.device.type != "cpu"
 
-    def _layout(self, tokens: TokenSet, examples: np.ndarray) -> MicroBatch:
-        return MicroBatch.of(tokens, examples, self.shares_prefix(tokens), self.one_pass)
+    def _layout(self, tokens: TokenSet, examples: np.ndarray, prompts: bool) -> MicroBatch:
+        return MicroBatch.of(tokens, examples, self.shares_prefix(tokens), self.one_pass, prompts)
 
     # Keeping --------------------------------------------------------------------------------------------------------
 

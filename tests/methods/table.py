@@ -54,6 +54,7 @@ ROWS = [
     Row("orpo"),
     Row("orpo", {"lambda_": 1.0, "beta": 0.3, "nll_weight": 0.0}),
     Row("orpo", {"nll_reduction": "sequence_mean"}),
+    Row("orpo", {"nll_span": "prompt_and_answer"}),
     Row("asft"),
     Row("asft", {"lambda_": 1.0, "beta": 0.3, "nll_weight": 0.0}),
     Row("asft", {"nll_reduction": "token_mean"}),
@@ -102,6 +103,8 @@ class World:
     value: Tensor
     token_kl: Tensor
     mismatched: Tensor
+    prompt: Tensor
+    prompt_mask: Tensor
 
     @classmethod
     def random(cls, seed: int = 0, tokens: int = 5, vocabulary: int = 4) -> World:
@@ -124,6 +127,8 @@ class World:
             value=noise(6, tokens),
             token_kl=noise(6, tokens).abs(),
             mismatched=noise(4) + 1,
+            prompt=-noise(6, tokens).abs(),
+            prompt_mask=torch.arange(tokens) < torch.tensor([2, 0, 3, 1, 1, 2])[:, None],
         )
 
     def at_reference(self) -> World:
@@ -140,9 +145,9 @@ class World:
         }
         wide |= {
             name: torch.nn.functional.pad(getattr(self, name), (left, right), value=9.0)
-            for name in ("value", "token_kl")
+            for name in ("value", "prompt", "token_kl")
         }
-        flat = {"labels": 1, "mask": False, "unit": -1}
+        flat = {"labels": 1, "mask": False, "prompt_mask": False, "unit": -1}
         wide |= {name: torch.nn.functional.pad(getattr(self, name), (left, right), value=v) for name, v in flat.items()}
         return replace(self, **wide)
 
@@ -186,6 +191,7 @@ def inputs(row: Row, world: World) -> dict[str, Any]:
         "token_kl": world.token_kl,
         "embeddings": world.embeddings[:half] if method.data == "pairs" else world.embeddings,
         "value": world.value,
+        "prompt": Scores.of(world.prompt[:half], world.prompt_mask[:half]),
         "batch": Batch(),
         "state": method.initial_state(**row.hyperparameters),
     }

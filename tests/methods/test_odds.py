@@ -10,6 +10,7 @@ import torch
 from table import Row, World, gradient, loss, pairs
 from torch import Tensor
 
+from raypo.errors import MethodError
 from raypo.methods import METHODS, Pairs, Scores
 from raypo.methods._primitives import log1mexp, log_odds
 
@@ -138,6 +139,51 @@ def test_without_lambda_only_sft_remains(method: str) -> None:
     value = loss(Row(method, {"lambda_": 0.0, "nll_reduction": "token_mean"}), world).mean()
     chosen = Scores.of(world.policy_logps()[:3], world.mask[:3])
     torch.testing.assert_close(value, METHODS["sft"].loss(chosen).mean())
+
+
+@pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])
+@pytest.mark.parametrize("span", ["answer", "prompt_and_answer"])
+def test_orpo_equals_cross_entropy_over_whole_sequences(span: str, reduction: str) -> None:
+    """Dense, in fp64, from logits: prompts of 3 and 2 tokens, answers of 2 and 4; value and gradient."""
+    logits = torch.randn(2, 2, 6, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    ids = torch.randint(7, (2, 6), generator=torch.Generator().manual_seed(1))
+    at, prompt, end = torch.arange(1, 6), torch.tensor([[3], [2]]), torch.tensor([[5], [6]])
+    logps = logits[:, :, :-1].log_softmax(-1).gather(-1, ids[None, :, 1:, None].expand(2, 2, 5, 1)).squeeze(-1)
+    before, answer = at < prompt, (at >= prompt) & (at < end)
+    given = {"prompt": Scores.of(logps[0], before)} if span == "prompt_and_answer" else {}
+    value = METHODS["orpo"].loss(
+        Pairs.of(logps[0], logps[1], answer, answer), **given, lambda_=0.3, nll_span=span, nll_reduction=reduction
+    )
+
+    def whole(f: Tensor) -> Tensor:
+        labels = torch.where(answer if span == "answer" else answer | before, ids[:, 1:], -100)
+        losses = torch.nn.functional.cross_entropy(f[0, :, :-1].transpose(1, 2), labels, reduction="none")
+        tokens = (labels >= 0).sum(-1)
+        nll = losses.sum() / tokens.sum() if reduction == "token_mean" else (losses.sum(-1) / tokens).mean()
+        rows = f[:, :, :-1].log_softmax(-1).gather(-1, ids[None, :, 1:, None].expand(2, 2, 5, 1)).squeeze(-1)
+        p = ((rows * answer).sum(-1) / answer.sum(-1)).exp()
+        odds = p / (1 - p)
+        return nll - 0.3 * torch.sigmoid((odds[0] / odds[1]).log()).log().mean()
+
+    torch.testing.assert_close(value.mean(), whole(logits), rtol=1e-12, atol=0)
+    got, want = (torch.autograd.grad(x, logits)[0] for x in (value.mean(), whole(logits)))
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-14)
+
+
+def test_orpo_over_prompt_and_answer_by_hand() -> None:
+    """Two prompt tokens at log-prob -3, one answer token at p = 1/2: the mean of three, plus the odds' log 2."""
+    half = torch.full((1, 1), 0.5, dtype=torch.float64).log()
+    prompt = Scores.of(torch.tensor([[-3.0, -3.0]], dtype=torch.float64))
+    value = METHODS["orpo"].loss(Pairs.of(half, half), prompt, nll_span="prompt_and_answer").mean()
+    assert value.item() == pytest.approx((6 + log(2)) / 3 + 0.1 * log(2))
+
+
+def test_orpo_is_refused_a_prompt_it_lacks_or_did_not_ask_for() -> None:
+    half = torch.full((1, 1), 0.5).log()
+    with pytest.raises(MethodError, match=r"missing prompt \(log-probs of .* as nll_span is prompt_and_answer\)"):
+        METHODS["orpo"].loss(Pairs.of(half, half), nll_span="prompt_and_answer")
+    with pytest.raises(MethodError, match="needs the policy alone; got 0 unnamed and \\['prompt'\\]"):
+        METHODS["orpo"].loss(Pairs.of(half, half), prompt=Scores.of(half))
 
 
 def test_tempered_orpo_at_equal_odds_is_log_two_and_its_slope_is_minus_beta_sigma() -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from rank_jobs import DPO, gradient, gradients
 from spawned import on_ranks
-from training_parts import build_model, token_set
+from training_parts import VOCABULARY, build_model, token_set
+from transformers import AutoModelForCausalLM, GPT2Config
 
 from raypo.methods import METHODS
 from raypo.training.settings import EngineSetup, Optimisation, Run
@@ -15,11 +16,13 @@ from raypo.training.trainer import Trainer
 
 EIGHT = Optimisation(lr=1e-3, batch_size=8, steps=4, gradient_clipping=0.0)
 SPLITS = (8, 4, 1, 5)  # 1 x 8, 2 x 4, 8 x 1, 5 + 3
+WITH_PROMPTS = Run("orpo", {"nll_span": "prompt_and_answer", "lambda_": 0.5}, EIGHT, seed=0)
 RUNS = [
     (Run("dpo", {"beta": 0.3}, EIGHT, seed=0), "pairs"),
     (Run("simpo", {"sft_weight": 0.5}, EIGHT, seed=0), "pairs"),
     (Run("ipo", {"aggregate": "mean"}, EIGHT, seed=0), "pairs"),
     (Run("orpo", {}, EIGHT, seed=0), "pairs"),
+    (WITH_PROMPTS, "pairs"),
     (Run("sft", {}, EIGHT, seed=0), "completions"),
 ]
 """Among them token means, whose weights differ from row to row."""
@@ -28,6 +31,16 @@ RUNS = [
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     return build_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory) -> str:
+    """Nothing in it is computed in less than the weights' own precision; its LM head is tied."""
+    folder = str(tmp_path_factory.mktemp("gpt2"))
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -42,7 +55,7 @@ def table(model) -> tuple[list[list[torch.Tensor]], list[list[list[torch.Tensor]
     return alone, on_ranks(2, gradients, setups, RUNS)
 
 
-@pytest.mark.parametrize("run", range(len(RUNS)), ids=[run.method for run, _ in RUNS])
+@pytest.mark.parametrize("run", range(len(RUNS)), ids=[" ".join((r.method, *r.hyperparameters)) for r, _ in RUNS])
 def test_splits_give_one_gradient(table, run):
     alone, ranks = table
     whole = alone[run][0]
@@ -75,6 +88,31 @@ def test_the_gradient_is_that_of_the_mean_over_the_whole_step(model):
 
     assert distance(got, of(torch.cat(losses).mean())) < 1e-5
     assert distance(got, of(torch.stack([part.mean() for part in losses]).mean())) > 1e-2
+
+
+@pytest.mark.parametrize("holes", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("at_once", [8, 3])
+def test_nll_over_prompt_and_answer_is_that_of_whole_sequences(gpt2, shared, at_once, holes):
+    """In fp64, against the model's own logits on each sequence alone: loss and gradient of a whole step."""
+    trainer = Trainer(EngineSetup(gpt2, zero_stage=0, micro_batch_size=at_once))
+    trainer._longest_shared = 10**6 if shared else 0
+    tokens = token_set(holes=holes)
+    trainer.begin(WITH_PROMPTS, tokens)
+    lm, parameters = trainer.engine.policy.double().lm, trainer.engine.trainable
+    sums = trainer.running.gradient(0)
+    nll, scored = [], []
+    for s in tokens.examples[trainer.running.plan.at(0)].T.flatten():
+        ids = torch.from_numpy(tokens.sequence(s).astype(np.int64))
+        logps = lm(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+        nll.append(-logps)
+        scored.append(logps[torch.from_numpy(tokens.mask[tokens.offsets[s] + 1 : tokens.offsets[s + 1]])].mean().exp())
+    odds = torch.stack(scored) / (1 - torch.stack(scored))
+    ratio = torch.sigmoid((odds[:8] / odds[8:]).log()).log()
+    loss = torch.cat(nll[:8]).mean() - 0.5 * ratio.mean()
+    assert sums["loss"][0] == pytest.approx(loss.item(), rel=1e-13)
+    for ours, theirs in zip([p.grad for p in parameters], torch.autograd.grad(loss, parameters), strict=True):
+        assert distance(ours, theirs) < 1e-12
 
 
 def test_ragged_last_batches_count_their_examples(model):

@@ -43,6 +43,28 @@ def test_log_probs_are_the_models_own(policy, kind, holes):
                 torch.testing.assert_close(row[: len(own)], own * scored, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["pairs", "unpaired", "ranked", "completions"])
+@pytest.mark.parametrize("holes", [True, False])
+def test_log_probs_of_prompts_are_the_models_own_and_change_no_other(policy, kind, holes):
+    """Every token of an example's first sequence that is not scored, its first token apart; read in the same row."""
+    tokens = token_set(kind, holes=holes)
+    for shared in (True, False):
+        _, without = logps(policy, tokens, np.arange(len(tokens)), shared)
+        batch = MicroBatch.of(tokens, np.arange(len(tokens)), shared, one_pass=False, prompts=True)
+        with torch.no_grad():
+            flat = policy(batch.passes)[0]
+        assert torch.equal(batch.spread(flat), without)
+        assert sum(len(p.ids) for p in batch.passes) == len(tokens) * (1 if shared else tokens.examples.shape[1])
+        for got, mask, s in zip(batch.spread_prompts(flat), batch.prompt_mask, tokens.examples[:, 0], strict=True):
+            ids = torch.from_numpy(tokens.sequence(s).astype(np.int64))
+            with torch.no_grad():
+                own = policy.lm(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None]).squeeze(1)
+            wanted = ~torch.from_numpy(tokens.mask[tokens.offsets[s] + 1 : tokens.offsets[s + 1]])
+            assert torch.equal(mask[: len(wanted)], wanted)
+            assert not mask[len(wanted) :].any()
+            torch.testing.assert_close(got[: len(own)], own * wanted, rtol=0, atol=1e-5)
+
+
 def test_gradients_of_the_shared_row_are_those_of_the_padded_form(policy):
     tokens = token_set()
     gradients = []
