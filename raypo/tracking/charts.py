@@ -34,9 +34,11 @@ def forest(results: SearchResults) -> go.Figure:
     return drawn.add_vline(x=50, line={"dash": "dot", "width": 1, "color": FAINT})
 
 
-def slice_of(results: SearchResults, method: str, name: str) -> go.Figure:
-    """Draw a method's win rates against one hyperparameter, with intervals; its winner is filled."""
+def slice_of(results: SearchResults, method: str, name: str) -> go.Figure | None:
+    """Draw a method's win rates against one hyperparameter, with intervals, its winner filled; None for one trial."""
     trials = [t for t in results.trials if t.method == method and fully_trained(t) and name in t.hyperparameters]
+    if len(trials) < 2:
+        return None
     best = winner(results.trials, method)
     values = [trial.hyperparameters[name] for trial in trials]
     trace = go.Scatter(

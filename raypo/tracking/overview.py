@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from raypo.search.results import SearchResults
 from raypo.tracking import charts
 from raypo.tracking.compare import Comparison, caption, compare, figure
+from raypo.tracking.fronts import fronts
 from raypo.tracking.importance import searched
 from raypo.tracking.lineage import models, send_lineage
 from raypo.tracking.parallel import parallel
@@ -53,6 +54,8 @@ def figures(results: SearchResults) -> Iterator[tuple[str, go.Figure | None]]:
     """Yield the report's figures under the names they have in W&B."""
     yield "winners", charts.forest(results)
     yield "front", charts.front(results)
+    for name, drawn in fronts(results):
+        yield f"fronts/{name}", drawn
     yield "over_optimisation", charts.over_optimisation(results)
     yield "budget", charts.budget(results)
     yield "importances", charts.importance_bars(results)

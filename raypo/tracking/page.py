@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -52,5 +53,10 @@ def section(identity: str, title: str, lead: str, *parts: str) -> str:
 
 
 def _row(tag: str, kinds: Sequence[str], cells: Sequence[str]) -> str:
-    written = (f'<{tag} class="{kind}">{text(cell)}</{tag}>' for kind, cell in zip(kinds, cells, strict=True))
+    written = (f'<{tag} class="{kind}">{_unbroken(cell)}</{tag}>' for kind, cell in zip(kinds, cells, strict=True))
     return f"<tr>{''.join(written)}</tr>"
+
+
+def _unbroken(cell: str) -> str:
+    """Escape a cell; a line may end between `lr=1e-05` and `beta=0.1`, and not within them."""
+    return re.sub(r"\S+=\S+", r'<span class="whole">\g<0></span>', text(cell))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from raypo.search.results import SearchResults, TrialResult
 from raypo.tracking import charts
 from raypo.tracking.compare import Comparison, caption, compare, winner
+from raypo.tracking.fronts import fronts
 from raypo.tracking.importance import searched
 from raypo.tracking.page import chart, grid, section, table, text
 from raypo.tracking.parallel import parallel
@@ -23,16 +25,6 @@ from raypo.tracking.significance import Pair, significance
 from raypo.tracking.tables import Table, configuration, front, headline, number, signed
 from raypo.tracking.usage import drawings
 
-SECTIONS = {
-    "winners": "Winners",
-    "differences": "Differences",
-    "hyperparameters": "Hyperparameters",
-    "training": "Training",
-    "answers": "Answers",
-    "trouble": "Trouble",
-    "cost": "Cost",
-    "again": "Run again",
-}
 CURVES = ("loss", "rewards/margins", "rewards/accuracies", "grad_norm")
 
 
@@ -48,23 +40,11 @@ def write_report(results: SearchResults, path: Path | None = None) -> Path:
 def page(results: SearchResults) -> str:
     """Return the report of a search as HTML."""
     template = files("raypo.tracking").joinpath("report.html").read_text(encoding="utf-8")
+    sections = {name: write(results) for name, write in SECTIONS.items()}
     parts = {
         "title": text(f"{results.name}: preference optimisation compared"),
-        "header": _header(results),
-        "main": "".join(
-            [
-                _winners(results),
-                _differences(results),
-                _hyperparameters(results),
-                _training(results),
-                section(
-                    "answers", "Answers side by side", "What the winners say to the same prompts.", samples(results)
-                ),
-                _trouble(results),
-                _cost(results),
-                _again(results),
-            ]
-        ),
+        "header": _header(results, [name for name, written in sections.items() if written]),
+        "main": "".join(sections.values()),
         "footer": text(
             "Made by raypo. " + ", ".join(f"{name} {version}" for name, version in results.versions.items())
         ),
@@ -96,7 +76,7 @@ def _listed(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _header(results: SearchResults) -> str:
+def _header(results: SearchResults, sections: Sequence[str]) -> str:
     comparison = compare(results)
     states = [trial.state for trial in results.trials]
     facts = {
@@ -104,10 +84,11 @@ def _header(results: SearchResults) -> str:
         "trials": str(len(states)),
         "fully trained": str(states.count("finished")),
         "device-hours": number(sum(trial.cost_s for trial in results.trials) / 3600, 2),
-        "model": Path(str(results.study.get("model", {}).get("path", "–"))).name,
+        "model": _model(results),
     }
     cells = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts.items())
-    links = "".join(f'<a href="#{identity}">{text(name)}</a>' for identity, name in SECTIONS.items())
+    names = {identity: identity.replace("_", " ").capitalize() for identity in sections}
+    links = "".join(f'<a href="#{identity}">{text(name)}</a>' for identity, name in names.items())
     answer = verdict(comparison, significance(results))
     return (
         f'<h1>{text(results.name)}</h1><p>{text(caption(comparison))}</p><p class="answer">{text(answer)}</p>'
@@ -115,14 +96,28 @@ def _header(results: SearchResults) -> str:
     )
 
 
+def _model(results: SearchResults) -> str:
+    model = results.study.get("model", {})
+    return "made from text" if model.get("build") else Path(str(model.get("path") or "–")).name
+
+
 def _winners(results: SearchResults) -> str:
     lead = "The best fully trained configuration of each method. Trials that were pruned or diverged cannot win."
     comparison = compare(results)
     picture = chart(charts.forest(results), "win rate of each method's winner with its interval")
-    fronts = [f"<h3>The front</h3>{table(front(comparison))}"] if comparison.front else []
     return section(
-        "winners", "Which method won", lead, picture, table(replace(headline(comparison), caption="")), *fronts
+        "winners", "Which method won", lead, picture, table(replace(headline(comparison), caption="")), _front(results)
     )
+
+
+def _front(results: SearchResults) -> str:
+    comparison = compare(results)
+    if not comparison.front:
+        return ""
+    first = comparison.goals[0].removeprefix("-")
+    drawn = [chart(found, f"{first} against {name} of all trials, with each front") for name, found in fronts(results)]
+    said = '<p class="note">Filled: the front of each method, which the table lists. Open: all others.</p>'
+    return f"<h3>The front</h3>{said}{grid(drawn, 'pair')}{table(front(comparison))}"
 
 
 def _differences(results: SearchResults) -> str:
@@ -161,7 +156,7 @@ def _hyperparameters(results: SearchResults) -> str:
     for method in results.methods:
         slices = [chart(charts.slice_of(results, method, n), f"{method}: {n}") for n in searched(results, method)]
         lines = chart(parallel(results, method), f"{method}: all trials in parallel coordinates")
-        if slices:
+        if any(slices):
             parts.append(f"<h3>{text(method)}</h3>" + grid([*slices, lines]))
     bars = chart(charts.importance_bars(results), "importance of each hyperparameter by method")
     if bars:
@@ -187,6 +182,10 @@ def _training(results: SearchResults) -> str:
         grid(pictures, "pair"),
         grid([c for c in curves if c], "pair"),
     )
+
+
+def _answers(results: SearchResults) -> str:
+    return section("answers", "Answers side by side", "What the winners say to the same prompts.", samples(results))
 
 
 def _trouble(results: SearchResults) -> str:
@@ -222,7 +221,7 @@ def _again(results: SearchResults) -> str:
     exports = [f"raypo export {results.name} --method {trial.method} --to {trial.method}" for trial in best if trial]
     lead = "Each command trains one winner's configuration afresh; the last ones copy the trained models."
     body = f"<pre>{text(chr(10).join([*lines, '', *exports]))}</pre>" if lines else ""
-    return section("again", "Run a winner again", lead, body)
+    return section("run_again", "Run a winner again", lead, body)
 
 
 def command(results: SearchResults, trial: TrialResult) -> str:
@@ -233,3 +232,16 @@ def command(results: SearchResults, trial: TrialResult) -> str:
     overrides = " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
     study = shlex.quote(str(results.folder / "study.yaml"))
     return f"raypo search {study} --name {results.name}-{trial.name} {overrides}"
+
+
+SECTIONS = {
+    "winners": _winners,
+    "differences": _differences,
+    "hyperparameters": _hyperparameters,
+    "training": _training,
+    "answers": _answers,
+    "trouble": _trouble,
+    "cost": _cost,
+    "run_again": _again,
+}
+"""The sections of the page by the names that its links have; those without content are left out."""

@@ -50,11 +50,12 @@ def _prompt(prompt: str, answers: Mapping[str, Mapping[str, Row]]) -> str:
     cards = [_card(method, own[prompt]["answer"], _verdict(own[prompt]["score"])) for method, own in answers.items()]
     opponent = next(iter(answers.values()))[prompt]["opponent"]
     cards.append(_card("opponent", opponent, ""))
-    return f'<div class="prompt said">{text(prompt)}</div><div class="answers">{_joined(cards)}</div>'
+    return f'<div class="prompt said">{text(prompt.strip())}</div><div class="answers">{_joined(cards)}</div>'
 
 
 def _card(name: str, answer: str, verdict: str) -> str:
-    return f'<article><h4>{text(name)}<span>{text(verdict)}</span></h4><div class="said">{text(answer)}</div></article>'
+    head = f"<h4>{text(name)}<span>{text(verdict)}</span></h4>"
+    return f'<article>{head}<div class="said">{text(answer.strip())}</div></article>'
 
 
 def _verdict(score: float | None) -> str:

@@ -87,7 +87,7 @@ def front(comparison: Comparison) -> Table:
     """Tabulate the configurations that no other of their method beats in all objectives of a Pareto search."""
     metrics = tuple(goal.removeprefix("-") for goal in comparison.goals)
     rows = tuple(
-        (p.method, p.trial, configuration(p.hyperparameters), *(_measured(m, p.values[m]) for m in metrics), str(p.n))
+        (p.method, p.trial, configuration(p.hyperparameters), *(measured(m, p.values[m]) for m in metrics), str(p.n))
         for p in comparison.front
     )
     columns = ("method", "trial", "configuration", *(f"{m} %" if m in RATES else m for m in metrics), "n")
@@ -95,7 +95,8 @@ def front(comparison: Comparison) -> Table:
     return Table(f"{comparison.search}: front", columns, rows, said, words=3)
 
 
-def _measured(metric: str, value: float) -> str:
+def measured(metric: str, value: float) -> str:
+    """Write one figure of an evaluation: rates in per cent, others as they are."""
     return number(value, scale=100) if metric in RATES else number(value, 2)
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import plotly.graph_objects as go
+
 from raypo.evaluation.goals import front
 from raypo.search.results import SearchResults, TrialResult
 from raypo.tracking.compare import as_json, caption, compare, winner
+from raypo.tracking.fronts import fronts
+from raypo.tracking.overview import figures
 from raypo.tracking.report import page
 from raypo.tracking.tables import headline, render, tables
 
@@ -84,3 +88,50 @@ def test_a_configuration_of_which_every_seed_failed_does_not_win(results: Search
     first, second = [t for t in results.trials if t.method == "dpo" and t.state == "finished"][:2]
     trials = (replace(first, confirmation=lost), replace(second, confirmation=held))
     assert winner(trials, "dpo").name == second.name
+
+
+def test_every_front_is_drawn_with_all_trials_and_its_members_filled(results: SearchResults) -> None:
+    searched = with_objective(results, pareto=["win_rate", "-kl"])
+    ((name, drawn),) = fronts(searched)
+    assert name == "kl"
+    assert "win rate, %" in drawn.layout.yaxis.title.text
+    assert "against start, judge rule quickstart" in drawn.layout.yaxis.title.text
+    assert drawn.layout.xaxis.title.text == "KL to the reference, nats"
+    able = {
+        (trial.history[-1].kl, 100 * trial.history[-1].win_rate)
+        for trial in results.trials
+        if trial.state == "finished" and trial.fraction == 1
+    }
+    places = {solid: places_of(drawn, solid) for solid in (True, False)}
+    assert places[True] | places[False] == able
+    unbeaten = {(p.values["kl"], 100 * p.values["win_rate"]) for p in compare(searched).front}
+    assert places[True] == unbeaten
+    assert not places[False] & unbeaten
+    for trace in drawn.data:
+        joined = "lines" in trace.mode
+        assert joined == (not trace.marker.symbol.endswith("-open"))
+        assert not joined or list(trace.y) == sorted(trace.y), "at a higher KL a front has a higher win rate"
+
+
+def places_of(drawn: go.Figure, solid: bool) -> set[tuple[float, float]]:
+    traces = [trace for trace in drawn.data if trace.marker.symbol.endswith("-open") != solid]
+    return {place for trace in traces for place in zip(trace.x, trace.y, strict=True)}
+
+
+def test_three_goals_are_drawn_two_by_two_and_one_goal_not_at_all(results: SearchResults) -> None:
+    searched = with_objective(results, pareto=["-length", "win_rate", "score"])
+    trials = tuple(measured(trial, score=trial.number / 4) if trial.history else trial for trial in results.trials)
+    scored = replace(searched, trials=trials)
+    drawn = dict(fronts(scored))
+    assert list(drawn) == ["win_rate", "score"]
+    assert [drawn["score"].layout[axis].title.text for axis in ("xaxis", "yaxis")] == [
+        "score, judge rule quickstart",
+        "length, tokens",
+    ]
+    assert {trace.mode for trace in drawn["score"].data} == {"markers"}
+    members = {(p.values["score"], p.values["length"]) for p in compare(scored).front}
+    assert places_of(drawn["score"], True) == members
+    assert page(scored).count("with each front") == 2
+    assert [name for name, _ in figures(scored) if name.startswith("fronts")] == ["fronts/win_rate", "fronts/score"]
+    assert not dict(fronts(results))
+    assert "with each front" not in page(results)

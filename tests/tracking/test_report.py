@@ -221,3 +221,15 @@ def test_sample_prompts_range_from_the_best_answered_to_the_worst(results: Searc
     assert len(set(prompts)) == 5
     assert totals == sorted(totals, reverse=True)
     assert totals[0] > totals[-1]
+
+
+def test_what_a_search_has_not_is_neither_linked_nor_drawn(results: SearchResults) -> None:
+    first = {method: next(t for t in results.trials if t.method == method) for method in results.methods}
+    also = [t for t in results.trials if t.state == "pruned"]
+    built = {**results.study, "model": {"path": None, "build": {"text": "tales.txt"}}}
+    html = own_part(page(replace(results, study=built, trials=(*first.values(), *also))))
+    assert "hyperparameters" not in re.findall(r'href="#(\w+)"', html), "one trained trial says nothing of an axis"
+    assert "trouble" in re.findall(r'href="#(\w+)"', html)
+    assert "trouble" not in re.findall(r'href="#(\w+)"', own_part(page(replace(results, trials=(*first.values(),)))))
+    assert "<dd>made from text</dd>" in html
+    assert all(f'<section id="{identity}">' in html for identity in re.findall(r'href="#(\w+)"', html))
