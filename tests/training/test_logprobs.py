@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from live_memory import peak_bytes
 from torch import nn
 
 from raypo.training import logprobs
 from raypo.training.logprobs import MIN_ROWS, HeadShape, chunks, logps_of_targets, scores_of_targets
 
+FLOAT = 4
 SHAPES = [HeadShape(), HeadShape(softcap=3.0), HeadShape(scale=0.25), HeadShape(scale=2.0, softcap=5.0)]
 
 
@@ -65,24 +67,26 @@ def test_a_row_has_the_same_bits_whatever_its_company():
         assert torch.equal(logps_of_targets(hidden[part], head, targets[part], HeadShape()), whole[part])
 
 
-def test_full_logits_never_exist(monkeypatch):
-    """The largest tensor made on the way is one chunk, however many tokens there are."""
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 1000 * 64)
-    largest = 0
+def test_memory_does_not_grow_with_tokens_times_vocabulary(monkeypatch):
+    """Forward and backward, in the allocator's own count: a few tiles of 64 tokens, however many tokens there are."""
+    vocabulary, tile = 1000, 64
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", tile * vocabulary)
+    head = nn.Linear(16, vocabulary, bias=False)
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            if isinstance(out, torch.Tensor):
-                largest = max(largest, out.numel())
-            return out
+    def peak(tokens: int, function) -> int:
+        hidden, targets = torch.randn(tokens, 16, requires_grad=True), torch.randint(0, vocabulary, (tokens,))
 
-    head = nn.Linear(16, 1000, bias=False)
-    hidden = torch.randn(2000, 16, requires_grad=True)
-    with Watch():
-        logps_of_targets(hidden, head, torch.randint(0, 1000, (2000,)), HeadShape()).sum().backward()
-    assert largest <= 1000 * 64
+        def work():
+            logps = function(hidden, head, targets, HeadShape())
+            return torch.autograd.grad(logps.sum(), [hidden, head.weight])
+
+        return peak_bytes(work)
+
+    once, twice = peak(2048, logps_of_targets), peak(4096, logps_of_targets)
+    assert twice - once <= 2048 * 4 * FLOAT, "a token costs its log-prob, mean logit, entropy and gradient"
+    assert twice <= 4 * tile * vocabulary * FLOAT
+    assert twice < 4096 * vocabulary * FLOAT / 15
+    assert peak(4096, full) >= 2 * 4096 * vocabulary * FLOAT, "full logits and their gradient are seen"
 
 
 @pytest.mark.parametrize("shape", SHAPES)

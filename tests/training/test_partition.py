@@ -3,13 +3,17 @@
 import math
 from contextlib import nullcontext
 
+import pytest
 import torch
+from live_memory import peak_bytes
 from torch import nn
 
 from raypo.methods import FullLogPartition, Pairs
 from raypo.training import logprobs
 from raypo.training.logprobs import HeadShape
 from raypo.training.partition import Side, TiledLogPartition, statistics, token_kl
+
+FLOAT = 4
 
 
 def sides(rows: int = 300, vocabulary: int = 97, dtype: torch.dtype = torch.float64) -> tuple[Side, Side]:
@@ -75,22 +79,30 @@ def _without_last(head: nn.Linear) -> nn.Linear:
     return shorter
 
 
-def test_memory_does_not_grow_with_tokens_times_vocabulary(monkeypatch):
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 1000 * 64)
-    largest = 0
+@pytest.mark.parametrize("what", ["statistics", "token_kl"])
+def test_memory_does_not_grow_with_tokens_times_vocabulary(monkeypatch, what):
+    """In the allocator's own count, and for the exact KL with its backward pass: a few tiles of 64 tokens."""
+    vocabulary, tile = 1000, 64
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", tile * vocabulary)
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            if isinstance(out, torch.Tensor):
-                largest = max(largest, out.numel())
-            return out
+    def peak(tokens: int) -> int:
+        policy, reference = sides(tokens, vocabulary, torch.float32)
+        policy.hidden.requires_grad_()
 
-    policy, reference = sides(rows=3000, vocabulary=1000)
-    with Watch():
-        statistics(policy, reference, (0.01, -0.01))
-    assert largest <= 1000 * 64
+        def log_partition():
+            partitions, kl = statistics(policy, reference, (0.01, -0.01))
+            return [*partitions, kl]
+
+        def exact_kl():
+            parameters = [policy.hidden, *policy.head.parameters()]
+            return torch.autograd.grad(token_kl(policy, reference).sum(), parameters)
+
+        return peak_bytes(log_partition if what == "statistics" else exact_kl)
+
+    once, twice = peak(2048), peak(4096)
+    assert twice - once <= 2048 * FLOAT, "the tiles and little else"
+    assert twice <= 10 * tile * vocabulary * FLOAT, "logits, log-probs and probabilities of two models, and products"
+    assert twice < 4096 * vocabulary * FLOAT / 6
 
 
 def test_exact_kl_has_the_gradient_of_a_full_softmax(monkeypatch):
