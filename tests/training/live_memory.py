@@ -1,4 +1,4 @@
-"""The most bytes that a piece of work holds at once, as the CPU allocator reports them: kernels' own scratch included."""
+"""The most bytes that a piece of work holds at once, as the CPU allocator counts them: scratch of kernels included."""
 
 from __future__ import annotations
 
