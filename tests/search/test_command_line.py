@@ -1,0 +1,79 @@
+"""The words of the command line reach a search that rests: what is asked for is carried out by its next driver."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from played import Played, new
+from typer.testing import CliRunner
+
+from raypo.artifacts import Store
+from raypo.cli import main  # noqa: F401  the commands register themselves
+from raypo.cli.common import app
+from raypo.errors import StorageError
+from raypo.search.commands import Commands
+from raypo.search.folders import artifact_store
+from raypo.search.jobs import Job
+
+
+def raypo(storage: Path, *words: str) -> str:
+    """What a command prints; its error where it has one."""
+    done = CliRunner().invoke(app, [*words, "--storage", str(storage)])
+    if done.exception is not None:
+        raise done.exception
+    return done.output
+
+
+def interrupted(storage: Path) -> Played:
+    """A search that was stopped at the second part of its second trial."""
+    search = new(storage)
+
+    def stop(job: Job) -> None:
+        if (job.trial, job.until) == ("ipo-0000", 1.0):
+            Commands(search.ledger).send("stop", trial=None)
+
+    played = Played(search, busy=stop).run()
+    assert played.states == {"dpo-0000": "finished", "ipo-0000": "running"}
+    return played
+
+
+def test_trials_are_paused_and_stopped_values_enqueued_and_methods_added_and_dropped(tmp_path: Path) -> None:
+    search = interrupted(tmp_path).search
+    assert "raypo resume played carries this out first" in raypo(tmp_path, "pause", "played", "--trial", "ipo-0000")
+    raypo(tmp_path, "enqueue", "played", "--method", "dpo", "--set", "beta=0.5")
+    raypo(tmp_path, "add-method", "played", "simpo", "--set", "beta={log_uniform: [0.1, 1]}")
+    again = Played(search).run()
+    assert again.states.pop("ipo-0000") == "paused"
+    assert again.rows["dpo-0001"].params == {"beta": 0.5}
+    assert [name for name in again.states if name.startswith("simpo")] == ["simpo-0000", "simpo-0001"]
+
+    raypo(tmp_path, "stop", "played", "--trial", "ipo-0000")
+    raypo(tmp_path, "drop-method", "played", "simpo")
+    raypo(tmp_path, "add-method", "played", "wide", "--set", "method=dpo", "--set", "beta={uniform: [1, 2]}")
+    last = Played(search).run()
+    assert last.states["ipo-0000"] == "stopped"
+    assert {row.label for row in last.rows.values()} == {"dpo", "ipo", "simpo", "wide"}
+    assert [command.accepted for command in Commands(search.ledger).all()][1:] == [True] * 6
+    shown = json.loads(raypo(tmp_path, "status", "played", "--json"))
+    assert {trial["trial"]: trial["state"] for trial in shown["trials"]} == last.states
+
+
+def test_a_search_that_rests_is_neither_stopped_nor_paused_as_a_whole(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    for word in ("stop", "pause"):
+        with pytest.raises(StorageError, match=r"played: does not run; raypo resume played goes on with it"):
+            raypo(tmp_path, word, "played")
+    with pytest.raises(StorageError, match="dpo-0042"):
+        raypo(tmp_path, "stop", "played", "--trial", "dpo-0042")
+
+
+def test_artifacts_are_listed_and_those_out_of_use_removed(tmp_path: Path) -> None:
+    store: Store = artifact_store(str(tmp_path))
+    store.get_or_make("tokens", {"of": "a test"}, lambda folder: (folder / "ids").write_bytes(b"0" * 1000))
+    (listed,) = json.loads(raypo(tmp_path, "artifacts", "--json"))
+    assert (listed["kind"], listed["bytes"] >= 1000) == ("tokens", True)
+    assert "removed 0 artifacts" in raypo(tmp_path, "artifacts", "--prune-days", "1")
+    assert "removed 1 artifacts" in raypo(tmp_path, "artifacts", "--prune-days", "0")
+    assert json.loads(raypo(tmp_path, "artifacts", "--json")) == []
