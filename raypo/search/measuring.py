@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from raypo.evaluation.benchmarks import MISSING, is_file, unknown_tasks
 from raypo.evaluation.judges.templates import TEMPLATES
+from raypo.search.sources import QUICKSTART
 from raypo.study import Study
 
 
@@ -24,6 +25,12 @@ def unmeasurable(study: Study) -> Iterator[str]:
         yield from _no_race(study)
     if study.objective.engine == "vllm" and not installed("vllm"):
         yield "objective.engine: vllm is not installed; pip install 'raypo[vllm]', or sample with transformers"
+    source = study.objective.prompts.source or study.data.source
+    if study.confirm.top and study.confirm.prompts is None and source != QUICKSTART:
+        yield (
+            f"confirm.prompts: {source} has no prompts set apart for it, got none; name a source and split that the "
+            "search does not use, or set confirm.top to 0"
+        )
     if study.benchmarks is not None:
         yield from _no_benchmarks(study, study.benchmarks.tasks)
 
