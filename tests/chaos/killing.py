@@ -25,7 +25,7 @@ TITLES = {
     "worker": "ray::RayTrainWorker",
     "controller": "ray::TrainController",
     "pool": "ray::SlotPool",
-    "proxy": "ray::TrialProxy",
+    "proxy": "ray::ResourceTrainable",  # what Tune makes of TrialProxy with resources
 }
 NODE_BACK_S = 1.0
 
