@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -39,7 +38,7 @@ class Terminal:
 
     def started(self, search: str, folder: Path, study: Study) -> None:
         self._searched = {label: list(study.space(label)) for label in study.methods}
-        self.say(f"[bold]{search}[/] in {folder}")
+        self.say(f"{search} in {folder}")
         wanted = study.resources
         self.say(f"starting {wanted.slots} slot(s) of {wanted.workers} worker(s), ZeRO {wanted.zero_stage}")
 
@@ -60,7 +59,7 @@ class Terminal:
     def event(self, kind: str, row: Row) -> None:
         self._rows[row.name] = row
         if kind == "ended" and not self._console.is_terminal:
-            why = f"  ({escape(row.reason)})" if row.reason else ""
+            why = f"  ({row.reason})" if row.reason else ""
             self.say(f"{row.name}: {row.state}{_figures(row)}  {_settings(row)}{why}")
 
     def ended(self, search: str, folder: Path) -> None:  # noqa: ARG002
@@ -75,7 +74,8 @@ class Terminal:
     def say(self, text: str) -> None:
         """One line with the time since the command began."""
         if not self._quiet:
-            self._console.print(f"[dim]{time.monotonic() - self._began:6.1f} s[/]  {text}", highlight=False)
+            since = (f"{time.monotonic() - self._began:6.1f} s", "dim")
+            self._console.print(Text.assemble(since, f"  {text}"))
 
     # The live part --------------------------------------------------------------------------------------------------
 

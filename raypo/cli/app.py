@@ -19,5 +19,5 @@ def main() -> None:
     try:
         app()
     except RaypoError as error:
-        err.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        err.print(str(error), highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, ValueError) else 1)

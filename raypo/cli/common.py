@@ -18,8 +18,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Search hyperparameters of LLM preference optimisation on Ray.",
 )
-out = Console(soft_wrap=True)
-err = Console(stderr=True)
+out = Console(soft_wrap=True, markup=False)  # brackets of a model's answer or of an error are no markup
+err = Console(stderr=True, markup=False)
 
 File = Annotated[Path, typer.Argument(help="study file, such as search_spaces/quickstart.yaml")]
 Name = Annotated[str, typer.Argument(help="name of a search")]
@@ -50,7 +50,7 @@ def print_json(value: Any) -> None:
 
 def draw(drawing: Any) -> None:
     """Tables keep their shape in files and pipes, where nothing says how wide a line may be."""
-    (out if out.is_terminal else Console(width=180)).print(drawing)
+    (out if out.is_terminal else Console(width=180, markup=False)).print(drawing)
 
 
 def results_of(storage: str, name: str) -> Any:

@@ -34,7 +34,8 @@ def _settings(left: TrialResult, right: TrialResult) -> list[Cells]:
     a: dict[str, Any] = {"method": left.method, **left.hyperparameters, "seed": left.seed}
     b: dict[str, Any] = {"method": right.method, **right.hyperparameters, "seed": right.seed}
     names = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
-    return [(name, _shown(a, name), _shown(b, name), _ratio(a.get(name), b.get(name))) for name in names]
+    ratios = {name: "" if name == "seed" else _ratio(a.get(name), b.get(name)) for name in names}
+    return [(name, _shown(a, name), _shown(b, name), ratios[name]) for name in names]
 
 
 def _shown(settings: dict[str, Any], name: str) -> str:

@@ -36,7 +36,7 @@ def to_rich(trial: str, rows: Sequence[Judged]) -> Table:
         drawn.add_column(column, overflow="fold", ratio=None if column == "verdict" else 1)
     for row in rows:
         verdict = f"{row.score:.2g}" if row.failure is None else f"none: {row.failure}"
-        drawn.add_row(row.prompt, row.answer, row.opponent, verdict, end_section=True)
+        drawn.add_row(row.prompt.strip(), row.answer.strip(), row.opponent.strip(), verdict, end_section=True)
     return drawn
 
 

@@ -1,13 +1,18 @@
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from raypo.cli.common import draw, out
 from raypo.errors import StorageError, StudyError
+from raypo.evaluation.completions import Judged
 from raypo.search.results import SearchResults, TrialResult
+from raypo.terminal import Terminal
+from raypo.tracking import showing, status
 from raypo.tracking.compare import as_json, caption, compare, judge_name, winner
 from raypo.tracking.diff import diff
 from raypo.tracking.tables import headline, render, side_by_side, to_rich
@@ -127,6 +132,7 @@ def test_diff_shows_what_differs_and_what_it_did_at_the_last_shared_point(result
     assert "method" not in rows
     assert rows["beta"][2] == f"× {pruned.hyperparameters['beta'] / first.hyperparameters['beta']:.3g}"
     assert rows["state"][:2] == ("finished", "pruned")
+    assert rows["seed"][2] == "", "a seed is a name, no quantity"
     change = (pruned.history[0].win_rate - first.history[0].win_rate) * 100
     assert rows["win rate %"] == (
         f"{first.history[0].win_rate * 100:.1f}",
@@ -139,3 +145,19 @@ def test_diff_shows_what_differs_and_what_it_did_at_the_last_shared_point(result
 def test_diff_of_an_unknown_trial_names_the_known_ones(results: SearchResults) -> None:
     with pytest.raises(StorageError, match=r"got 'dpo-9'; trials: dpo-0000, dpo-0001"):
         diff(results, "dpo-0000", "dpo-9")
+
+
+def test_brackets_of_a_model_or_an_error_are_text_and_no_markup(
+    results: SearchResults, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "[/INST] is [bold]not[/bold] markup"
+    answer = Judged(1.0, "Say [x]", f" {hostile}", "[red]", 1.0, "rule", failure=None)
+    failed = changed(results, "dpo-0009", reason=hostile, hyperparameters={"beta": "[/x]"})
+    draw(showing.to_rich("dpo-0000", [answer]))
+    draw(status.to_rich(failed, None, {}))
+    Terminal(out).say(hostile)
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert hostile in shown
+    assert shown.count("[/INST]") == 3
+    assert "beta=[/x]" in shown
+    assert "[red]" in shown
