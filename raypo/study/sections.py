@@ -138,7 +138,7 @@ class Training(Section):
     """How a policy is trained; the numbers that say how it learns may be axes.
 
     hidden_budget_gib: methods that need the reference's full distribution read its last hidden states from the store
-    where these take no more than this; 0 computes them anew at every step.
+    where these take no more than this, and keep of the reference its LM head alone; 0 computes them anew at every step.
     """
 
     lr: _axis(0) = 5e-7  # type: ignore[valid-type]

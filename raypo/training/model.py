@@ -38,6 +38,15 @@ class Head(nn.Linear):
             head.bias = linear.bias
         return head
 
+    def frozen(self) -> Head:
+        """A copy that keeps the present weights, which must be whole; the head itself where it is not trained."""
+        if not self.weight.requires_grad:
+            return self
+        twin = Head.replacing(self, self.shape)
+        for name, p in self.named_parameters():
+            setattr(twin, name, nn.Parameter(p.detach().clone(), requires_grad=False))
+        return twin
+
     def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Any:
         if targets is None:
             return super().forward(hidden)

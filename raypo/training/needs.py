@@ -22,7 +22,7 @@ from raypo.training import comm
 from raypo.training.engine import Engine
 from raypo.training.frozen import scored_rows
 from raypo.training.layout import MicroBatch
-from raypo.training.model import Forward
+from raypo.training.model import Forward, Head
 from raypo.training.partition import NoLogPartition, Side, TiledLogPartition, token_kl
 from raypo.training.reference import LiveCopy
 
@@ -41,6 +41,7 @@ class Supply:
     layout: Callable[[TokenSet, np.ndarray], MicroBatch]
     state: Any
     reference: LiveCopy | None = None
+    reference_head: Head | None = None
     moving: LiveCopy | None = None
     mismatched: TokenSet | None = None
     batch_seed: int = 0
@@ -130,10 +131,15 @@ def _log_partition(s: Supply, batch: MicroBatch, forward: Forward) -> TiledLogPa
 
 
 def _sides(s: Supply, batch: MicroBatch, forward: Forward) -> tuple[Side, Side]:
-    assert s.reference is not None  # the trainer makes one for methods that need it
-    heads = s.engine.policy.head, s.reference.policy.head
-    hidden = _stored_hidden(s, batch) if "hidden" in s.frozen else s.reference.forward(on(s, batch)).hidden
-    return Side(forward.hidden, heads[0], heads[0].shape), Side(hidden, heads[1], heads[1].shape)
+    assert s.reference_head is not None  # the trainer has one for methods that need it
+    policy, reference = s.engine.policy.head, s.reference_head
+    hidden = _stored_hidden(s, batch) if "hidden" in s.frozen else _live_hidden(s, batch)
+    return Side(forward.hidden, policy, policy.shape), Side(hidden, reference, reference.shape)
+
+
+def _live_hidden(s: Supply, batch: MicroBatch) -> Tensor:
+    assert s.reference is not None  # the trainer makes one where the store has none
+    return s.reference.forward(on(s, batch)).hidden
 
 
 def _stored_hidden(s: Supply, batch: MicroBatch) -> Tensor:

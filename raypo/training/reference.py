@@ -11,7 +11,7 @@ from raypo.errors import MethodError
 from raypo.training import comm
 from raypo.training.engine import Engine
 from raypo.training.layout import Pass
-from raypo.training.model import Forward, Policy, load_policy
+from raypo.training.model import Forward, Head, Policy, load_policy
 from raypo.training.settings import EngineSetup
 
 
@@ -75,6 +75,14 @@ class LiveCopy:
         )
         for p, master in zip(self.parameters, self.masters, strict=True):
             getattr(p, "ds_tensor", p).data.copy_(master)
+
+
+def present_head(engine: Engine) -> Head:
+    """The policy's LM head as it is now, kept: at the start weights, all of the start model that its hidden states need
+    to become log-probs."""
+    head = engine.policy.head
+    with engine.gathered(list(head.parameters())):
+        return head.frozen()
 
 
 def _load(setup: EngineSetup, device: torch.device) -> tuple[Policy, Any]:

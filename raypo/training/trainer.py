@@ -23,10 +23,11 @@ from raypo.training.engine import Engine, make_engine
 from raypo.training.export import export, plain_model
 from raypo.training.frozen import sequence_logps
 from raypo.training.layout import MicroBatch
+from raypo.training.model import Head
 from raypo.training.needs import LIVE_REFERENCE, Supply
 from raypo.training.optim import lr_at
 from raypo.training.probe import check_head, longest_shared
-from raypo.training.reference import LiveCopy
+from raypo.training.reference import LiveCopy, present_head
 from raypo.training.session import Session, check_data
 from raypo.training.settings import EngineSetup, Optimisation, Run
 
@@ -46,6 +47,7 @@ class Trainer:
         self.step = 0
         self._critic = self._dirty = False
         self._reference: LiveCopy | None = None
+        self._head: Head | None = None
         self._moving: LiveCopy | None = None
         self._longest_shared: int | None = None
         check_head(self.engine)
@@ -64,6 +66,8 @@ class Trainer:
         check_data(method, needs, data, frozen or {}, self.setup.zero_stage)
         self._prepare_engine(critic="value" in needs, optimisation=run.optimisation)
         torch.manual_seed(run.seed)
+        if self._head is None and "hidden" in (frozen or {}):
+            self._head = present_head(self.engine)
         supply = self._supply(needs, data, frozen or {}, method.initial_state(**hyperparameters))
         if supply.moving is not None:
             supply.moving.restart()
@@ -88,7 +92,9 @@ class Trainer:
 
     def _supply(self, needs: tuple[str, ...], data: TokenSet, frozen: Frozen, state: Any) -> Supply:
         cached = {"reference", "mismatched"} & set(needs)
-        live = bool(LIVE_REFERENCE & set(needs)) or not cached <= frozen.keys()
+        heads = bool(LIVE_REFERENCE & set(needs))
+        head = self._head if "hidden" in frozen else None
+        live = (heads and head is None) or not cached <= frozen.keys()
         if "moving_reference" in needs and self._moving is None:
             self._moving = LiveCopy(self.setup, self.engine, moving=True)
         return Supply(
@@ -98,6 +104,7 @@ class Trainer:
             layout=partial(self._layout, prompts="prompt" in needs),
             state=state,
             reference=self.reference if live else None,
+            reference_head=(head or self.reference.policy.head) if heads else None,
             moving=self._moving if "moving_reference" in needs else None,
             mismatched=mismatched(data, int(data.lengths.max())) if "mismatched" in needs else None,
         )
@@ -236,5 +243,5 @@ class Trainer:
 
     def close(self) -> None:
         """Free the engine; the process group belongs to the caller."""
-        self._reference = self._moving = self.session = None
+        self._reference = self._head = self._moving = self.session = None
         self.engine.close()

@@ -10,6 +10,7 @@ import torch
 from training_parts import token_set
 
 from raypo.errors import Diverged
+from raypo.training.frozen import frozen_hidden, frozen_logps
 from raypo.training.settings import EngineSetup, Optimisation, Run
 from raypo.training.trainer import Trainer
 
@@ -132,3 +133,22 @@ def gradients(setups: list[EngineSetup], runs: list[tuple[Run, str]]) -> list[li
 
 def finite(values: list[tuple[float, float]]) -> bool:
     return all(math.isfinite(x) for pair in values for x in pair)
+
+
+def with_stored_hidden(setup: EngineSetup) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """epsilon-DPO's metrics with a live reference, and in a new trainer with its stored hidden states."""
+    run, tokens, trainer = OTHERS[0], token_set(), Trainer(setup)
+    trainer.begin(run, tokens)
+    live: list[dict[str, float]] = []
+    trainer.train(10**6, live.append)
+    call, device, one_pass = trainer.reference.forward, trainer.engine.device, trainer.one_pass
+    settings = (call, tokens, trainer.shares_prefix(tokens), setup.micro_batch_size, device, one_pass)
+    frozen = {"reference": frozen_logps(*settings), "hidden": frozen_hidden(*settings)}
+    trainer.close()
+    trainer = Trainer(setup)
+    trainer.begin(run, tokens, frozen)
+    stored: list[dict[str, float]] = []
+    trainer.train(10**6, stored.append)
+    assert trainer._reference is None
+    trainer.close()
+    return live, stored

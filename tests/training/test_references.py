@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from rank_jobs import go_on
+from rank_jobs import go_on, with_stored_hidden
+from spawned import on_ranks
 from training_parts import build_model, token_set
 
 from raypo.data.mismatch import mismatched
@@ -141,18 +142,33 @@ def test_exact_kl_reaches_the_loss(trainer):
 
 @pytest.mark.parametrize(("method", "kind"), [("epsilon_dpo", "pairs"), ("offline_ppo", "unpaired")])
 def test_stored_hidden_states_train_as_live_ones_bit_for_bit(trainer, monkeypatch, method, kind):
-    """Without a forward pass of the reference: computed 5 at a time, used 3 at a time."""
+    """Without the reference but for its LM head, cold and warm: computed 5 at a time, used 3 at a time."""
     tokens = token_set(kind, examples=16, longest=150, holes=True)
     given = {"kl_mode": "exact"} if method == "offline_ppo" else {"beta": 0.3, "epsilon": 0.05}
     run = Run(method, given, Optimisation(lr=1e-3, batch_size=8, epochs=2), seed=1)
     trainer.begin(run, tokens)
-    live = go_on(trainer)
+    live, seen = [], []
+    trainer.train(10**6, live.append)
     settings = (trainer.shares_prefix(tokens), 5, trainer.engine.device, False)
     hidden = frozen_hidden(trainer.reference.forward, tokens, *settings)
     assert hidden.shape == (tokens.mask.sum(), trainer.engine.policy.head.in_features)
-    trainer.begin(run, tokens, {"reference": stored(trainer, tokens), "hidden": hidden})
-    monkeypatch.setattr(trainer.reference, "forward", None)
-    assert go_on(trainer) == live
+    frozen = {"reference": stored(trainer, tokens), "hidden": hidden}
+    other = Trainer(trainer.setup)
+    monkeypatch.setattr(Trainer, "reference", property(lambda _: pytest.fail("the whole reference is not needed")))
+    for _ in range(2):
+        other.begin(run, tokens, frozen)
+        seen.clear()
+        other.train(10**6, seen.append)
+        assert seen == live
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_stored_hidden_states_need_the_start_models_head_alone_under_zero(model, stage):
+    """ZeRO-3's head is in parts until it is asked for; there a micro-batch is one pass, equal up to rounding."""
+    live, stored = on_ranks(2, with_stored_hidden, EngineSetup(model, zero_stage=stage, micro_batch_size=2))[0]
+    assert len(live) == 3
+    for got, want in zip(stored, live, strict=True):
+        assert got == (want if stage == 2 else pytest.approx(want, rel=1e-4, abs=1e-6))
 
 
 def test_hidden_states_in_bf16_keep_their_bits(model):
