@@ -33,17 +33,19 @@ def to_rich(plan: Plan) -> Group:
 def _sentences(plan: Plan) -> list[str]:
     memory, asked = plan.memory, plan.questions
     runs = "as many trainings as the budget holds" if plan.runs is None else f"{_count(plan.runs)} trainings"
-    time = "time unknown" if plan.hours is None else f"{_hours(plan.hours)}, {plan.device_hours:.2f} device-hours"
+    time = "time unknown"
+    if plan.hours is not None:
+        time = f"{_hours(plan.hours)}, {plan.device_hours:.2f} device-hours (by {plan.basis})"
+    points = "the end" if asked.evaluations_per_trial == 1 else f"{asked.evaluations_per_trial} points"
     host = f", {_size(memory.host)} in main memory" if memory.host else ""
     calls = "as many calls as trials need" if asked.calls is None else f"{_count(asked.calls)} calls"
     cost = "" if asked.cost is None else f", at most about {asked.cost:.2f} in the currency of its prices"
     return [
-        f"time     {runs}, {time} (by {plan.basis})",
+        f"time     {runs}, {time}",
         f"memory   {_size(memory.total)} a worker, {_count(memory.parameters)} parameters: {_size(memory.device)} "
         f"weights, gradients and optimizer (by DeepSpeed's estimators), {_size(memory.start_model)} start model, about "
         f"{_size(memory.activations)} activations (rough){host}",
-        f"judge    {asked.judge}: {calls}, {asked.prompts} prompts at {asked.evaluations_per_trial} points of a "
-        f"schedule{cost}",
+        f"judge    {asked.judge}: {calls}, {asked.prompts} prompts at {points} of each schedule{cost}",
     ]
 
 

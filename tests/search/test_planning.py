@@ -13,6 +13,7 @@ from raypo.search.forecast import GIB, Memory, model_states
 from raypo.search.planning import MethodPlan, assembled, earlier, plan
 from raypo.search.questions import questions_of
 from raypo.study import Study, build
+from raypo.tracking.planned import to_rich
 
 CONTENT: dict[str, Any] = {
     "name": "planned",
@@ -70,6 +71,11 @@ def test_without_a_probe_hours_are_unknown(tmp_path: Path) -> None:
     made = plan(study_with(tmp_path), lambda _: None, probing=False)
     assert (made.hours, made.basis) == (None, "no measurement")
     assert made.runs == 6
+    time, _, judge = to_rich(made).renderables[1:]
+    assert time == "time     6 trainings, time unknown"
+    assert str(judge).endswith("16 prompts at 3 points of each schedule")
+    once = plan(study_with(tmp_path, objective={"at": [1]}), lambda _: None, probing=False)
+    assert str(to_rich(once).renderables[-1]).endswith("16 prompts at the end of each schedule")
 
 
 def test_an_earlier_search_tells_what_trials_cost(tmp_path: Path) -> None:
