@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,7 +13,9 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from raypo import yaml
-from raypo.data.specs import parse_transforms
+from raypo.data.formats import FORMATS
+from raypo.data.specs import GIVEN_BY_US, parse_transforms
+from raypo.data.transforms import TRANSFORMS
 from raypo.evaluation.judges.templates import TEMPLATES
 from raypo.search.constraints import _FUNCTIONS
 from raypo.search.drawing import rules_of
@@ -60,8 +63,8 @@ def documented() -> dict[str, str]:
     """The page's text on each section, by path."""
     found = {}
     for heading, text in re.findall(r"^##+ (.+)\n((?:(?!^##).*\n?)*)", PAGE, re.MULTILINE):
-        found.update(dict.fromkeys(re.findall(r"`([\w.]+)`", heading) or [""], text))
-    return found
+        found.update(dict.fromkeys(re.findall(r"`([\w.]+)`", heading) or [heading], text))
+    return {"" if path == "Top level" else path: text for path, text in found.items()}
 
 
 def fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
@@ -72,7 +75,7 @@ SECTIONS = dict(sections(Study))
 
 
 def test_the_page_has_the_sections_of_the_code() -> None:
-    assert set(documented()) == {*SECTIONS, "methods"}
+    assert set(documented()) == {*SECTIONS, "methods", "Transforms", "Formats"}
 
 
 @pytest.mark.parametrize("path", SECTIONS)
@@ -101,6 +104,28 @@ def test_names_that_other_modules_hold() -> None:
     assert set(re.findall(r"`(\w+)`", judge["template"])) == set(TEMPLATES)
     assert set(re.findall(r"`\{(\w+): \[", PAGE)) == set(FORMS)
     assert " ".join(sorted(_FUNCTIONS)) in PAGE
+
+
+def settings(heading: str) -> dict[str, dict[str, Any]]:
+    """What a table says of each name: its settings with their defaults, `...` for those that have none."""
+    found = {}
+    for names, said in re.findall(r"^\| (`.+?`) \| ?(.*?) ?\| .+ \|$", documented()[heading], re.MULTILINE):
+        own = re.findall(r"`(\w+)(?:: ([^`]+))?`", said)
+        values = {name: yaml.load(default, name) if default else ... for name, default in own}
+        found.update(dict.fromkeys(re.findall(r"`(\w+)`", names), values))
+    return found
+
+
+def keywords(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in GIVEN_BY_US]
+    return {p.name: ... if p.default is p.empty else p.default for p in own}
+
+
+def test_settings_of_transforms_and_formats() -> None:
+    assert settings("Transforms") == {name: keywords(function) for name, function in TRANSFORMS.items()}
+    own = {name: keywords(function) for name, function in FORMATS.items()}
+    assert settings("Formats") == {name: values for name, values in own.items() if values}
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
