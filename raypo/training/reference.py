@@ -29,6 +29,7 @@ class LiveCopy:
                 "moving reference: cannot be mixed from adapters, for the mean of two adapters is not the adapter of "
                 "the mean; train without model.lora, or choose a method with a frozen reference"
             )
+        self.resting = False
         self.policy: Policy = engine.policy
         self._call: Any = engine.policy
         if not self.adapted:
@@ -41,15 +42,27 @@ class LiveCopy:
         """Back to the start weights."""
         starts = self.engine.start[: len(self.parameters)]
         self.masters: list[torch.Tensor] | None = None
+        self.resting = False
         for p, start in zip(self.parameters, starts, strict=True):
-            if share and not hasattr(p, "ds_tensor") and p.device == start.device:
-                p.data = start
+            if share and not hasattr(p, "ds_tensor"):
+                p.data = start.to(self.engine.device)
             else:
                 getattr(p, "ds_tensor", p).data.copy_(start)
+
+    def rest(self) -> None:
+        """Of a frozen copy: give a GPU's memory back until the next forward pass; the start weights lie on the host."""
+        if self.adapted or self.resting:
+            return
+        self.resting = True
+        for p, start in zip(self.parameters, self.engine.start, strict=False):
+            if not hasattr(p, "ds_tensor"):
+                p.data = start
 
     @torch.no_grad()
     def forward(self, passes: tuple[Pass, ...]) -> Forward:
         """Log-probs and hidden states, no gradient."""
+        if self.resting:
+            self.restart(share=True)
         with self.policy.adapter_off():
             return Forward(*self._call(passes))
 

@@ -148,6 +148,8 @@ class Trainer:
             Diverged: the loss or its gradient is no longer a finite number.
             ClusterError: out of memory.
         """
+        if self._reference is not None and self.running.supply.reference is None:
+            self._reference.rest()
         while self.step < min(until_step, self.total_steps):
             lr = lr_at(self.step, self.total_steps, self.running.run.optimisation)
             self._dirty = True  # an error would leave half a gradient behind

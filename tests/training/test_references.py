@@ -49,6 +49,23 @@ def test_a_cached_reference_trains_as_a_live_one_bit_for_bit(trainer, method, ki
     assert go_on(trainer) == live
 
 
+def test_a_reference_that_training_does_not_ask_gives_its_memory_back_and_answers_as_before(trainer):
+    """On a CPU a copy shares the start weights; here it is given memory of its own, as on a GPU."""
+    tokens, answers = token_set(), [([1, 2, 3], [4, 5, 6]), ([9], [8, 7])]
+    frozen, reference = {"reference": stored(trainer, tokens)}, trainer.reference
+    _, before = trainer.sample_logps(answers)
+    for cached, rests in ((frozen, True), ({}, False)):
+        trainer.begin(Run("dpo", {}, Optimisation(lr=1e-3, batch_size=8, epochs=1), 0), tokens, cached)
+        for p in reference.parameters:
+            p.data = p.data.clone()
+        trainer.train(2)
+        pairs = zip(reference.parameters, trainer.engine.start, strict=True)
+        shared = [p.data_ptr() == start.data_ptr() for p, start in pairs]
+        assert shared == [rests] * len(shared)
+        _, after = trainer.sample_logps(answers)
+        assert all((a == b).all() for a, b in zip(after, before, strict=True))
+
+
 def test_policy_equal_to_reference_gives_exactly_zero(trainer):
     tokens = token_set(examples=16, longest=150)
     trainer.begin(Run("dpo", {}, Optimisation(lr=1e-3, batch_size=8, epochs=1), 0), tokens)
