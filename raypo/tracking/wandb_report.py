@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from raypo.errors import StorageError
+from raypo.evaluation.goals import FIGURES
 from raypo.search.results import SearchResults
-from raypo.tracking.compare import caption, compare
+from raypo.tracking.compare import caption, compare, goals_of
 from raypo.tracking.importance import is_log, searched
 from raypo.tracking.tables import headline, to_markdown
 
@@ -66,9 +67,24 @@ def panels(reports: ModuleType, results: SearchResults) -> list[Any]:
             columns=[*columns, reports.ParallelCoordinatesPlotColumn(metric=rate)],
         ),
         reports.ScatterPlot(title="Win rate against KL", x=kl, y=rate),
+        *_goals(reports, results),
         reports.LinePlot(title="Win rate over training", y=[reports.Metric("eval/win_rate")], **curve),
         reports.LinePlot(title="KL over training", y=[reports.Metric("eval/kl")], **curve),
         reports.ParameterImportancePlot(with_respect_to="win_rate"),
+    ]
+
+
+def _goals(reports: ModuleType, results: SearchResults) -> list[Any]:
+    """Return the first of several goals against each other one, but for win rate against KL."""
+    first, *others = (goal.removeprefix("-") for goal in goals_of(results))
+    return [
+        reports.ScatterPlot(
+            title=f"{first} against {other}",
+            x=reports.SummaryMetric(FIGURES.get(other, other)),
+            y=reports.SummaryMetric(FIGURES.get(first, first)),
+        )
+        for other in others
+        if (first, other) != ("win_rate", "kl")
     ]
 
 

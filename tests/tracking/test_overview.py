@@ -1,6 +1,7 @@
 """The search-level run and the W&B Report: what a person sees without clicking anything together."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from raypo.errors import StorageError
 from raypo.search.results import SearchResults
 from raypo.tracking.compare import compare, winner
 from raypo.tracking.wandb import replay
-from raypo.tracking.wandb_report import write_wandb_report
+from raypo.tracking.wandb_report import panels, write_wandb_report
 
 
 def rows_of(content: bytes | str) -> list[dict[str, Any]]:
@@ -63,6 +64,17 @@ def test_a_wandb_report_and_a_saved_view_show_the_search(
     for spec in (text, json.dumps(workspace["spec"])):
         assert "Parallel Coordinates Plot" in spec
         assert "eval/win_rate" in spec
+
+
+def test_a_wandb_report_draws_the_goals_of_a_search_against_each_other(results: SearchResults) -> None:
+    reports = pytest.importorskip("wandb_workspaces.reports.v2", reason="the extra wandb-report is not installed")
+    objective = {**results.study["objective"], "pareto": ["win_rate", "-kl", "reward_accuracy"]}
+    searched = replace(results, study={**results.study, "objective": objective})
+    drawn = [panel for panel in panels(reports, searched) if isinstance(panel, reports.ScatterPlot)]
+    assert [(panel.title, panel.x.name, panel.y.name) for panel in drawn] == [
+        ("Win rate against KL", "kl", "win_rate"),
+        ("win_rate against reward_accuracy", "heldout/dpo/accuracies", "win_rate"),
+    ]
 
 
 def test_without_the_extra_the_error_says_what_to_install(
