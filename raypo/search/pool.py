@@ -127,7 +127,8 @@ class SlotPool:
         state, moving = self._slots.get(slot), False
         if state is not None and state.attempt == attempt:
             moving = state.leaving and outcome.state == "stopped"
-            state.current, state.pulse = None, None
+            if state.current is not None and state.current.id == job.id:  # else another rank has taken the next job
+                state.current, state.pulse = None, None
             state.held = job.trial
             state.held_until = 0.0 if outcome.over else time.monotonic() + AFFINITY_S
             state.served += 1

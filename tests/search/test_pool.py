@@ -101,6 +101,30 @@ def test_a_trial_cancelled_on_a_leaving_node_stays_stopped(tmp_path: Path) -> No
     run(story())
 
 
+def test_a_job_that_a_hasty_rank_took_is_not_forgotten(tmp_path: Path) -> None:
+    """Rank 1 asks for the next job before rank 0 has delivered the last one; then the group dies."""
+
+    async def story() -> None:
+        pool = new_pool(tmp_path, workers=2)
+        for rank in (0, 1):
+            await pool.enter("slot-0", "a", rank, "node", rank)
+        first = asyncio.create_task(pool.submit(job("t-0")))
+        held, _ = await soon(asyncio.gather(*(pool.next_job("slot-0", "a", 0) for _ in range(2))))
+        second = asyncio.create_task(pool.submit(job("t-1")))
+        await asyncio.sleep(0)
+        assert (await soon(pool.next_job("slot-0", "a", 1))).trial == "t-1"
+        await pool.finished("slot-0", "a", done("t-0"), held)
+        assert await soon(first) == done("t-0")
+        for rank in (0, 1):
+            await pool.enter("slot-0", "b", rank, "node", 2 + rank)
+        again = await soon(pool.next_job("slot-0", "b", 0))
+        assert again.trial == "t-1"
+        await pool.finished("slot-0", "b", done("t-1"), again)
+        assert await soon(second) == done("t-1")
+
+    run(story())
+
+
 def test_a_job_that_kills_every_group_is_told_failed(tmp_path: Path) -> None:
     async def story() -> None:
         pool = new_pool(tmp_path, workers=1, recycle_after=100)
