@@ -95,7 +95,7 @@ class TestFiles:
             "def records(): yield Pair('a', 'b', 'c')\n"
         )
         monkeypatch.syspath_prepend(tmp_path)
-        with pytest.raises(DataError, match="only if the study says"):
+        with pytest.raises(DataError, match="is Python code; give --allow-code"):
             load("my_rows:rows")
         assert load("my_rows:rows", allow_code=True).records == [Demonstration("a", "b", source="my_rows:rows row 1")]
         assert load("my_rows:records", allow_code=True).records == [Pair("a", "b", "c")]
