@@ -14,7 +14,7 @@ import ray
 from raypo.errors import ClusterError
 from raypo.search import tune
 from raypo.search.benchmarking import benchmark, finalists
-from raypo.search.cluster import NAMESPACE, Cluster, check_resources, joined, slots_open
+from raypo.search.cluster import Cluster, slots_open
 from raypo.search.commands import Commands
 from raypo.search.conductor import LedgerConductor
 from raypo.search.confirming import candidates, confirm
@@ -22,6 +22,7 @@ from raypo.search.exporting import KEPT, Models
 from raypo.search.folders import CURSOR, LIVE, origins_file, usage_file
 from raypo.search.interrupt import stopping_on_interrupt
 from raypo.search.jobs import Job, Outcome
+from raypo.search.joining import NAMESPACE, check_resources, joined
 from raypo.search.journal import mend
 from raypo.search.keeping_up import kept_up
 from raypo.search.lease import lease

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from stubbed import STUB
 
-from raypo.search.cluster import joined
+from raypo.search.joining import joined
 from raypo.study import Study, build
 
 
