@@ -35,7 +35,9 @@ Storage = Annotated[
 OwnStorage = Annotated[
     str | None, typer.Option("--storage", help="in place of the study's storage", envvar="RAYPO_STORAGE")
 ]
-Address = Annotated[str | None, typer.Option("--address", help="Ray cluster: auto, or HOST:PORT of its head; none starts a local one")]
+Address = Annotated[
+    str | None, typer.Option("--address", help="Ray cluster: auto, or HOST:PORT of its head; none starts a local one")
+]
 Code = Annotated[bool, typer.Option("--allow-code", help="let the study run Python code that it names by import path")]
 
 DEFAULT_STORAGE = "raypo-searches"

@@ -31,10 +31,16 @@ def is_log(values: list[Value]) -> bool:
 
 
 def importances(results: SearchResults, method: str) -> dict[str, float]:
-    """Return the share of each searched hyperparameter, the largest first, summing to 1; empty for too few trials."""
-    columns = searched(results, method)
+    """Return the share of each searched hyperparameter, the largest first, summing to 1; empty for too few trials.
+
+    One that only some trials have, because of a condition, is not weighed: there is no common scale for it.
+    """
     trials = [trial for trial in results.trials if trial.method == method and fully_trained(trial)]
-    trials = [trial for trial in trials if all(name in trial.hyperparameters for name in columns)]
+    columns = {
+        name: values
+        for name, values in searched(results, method).items()
+        if all(name in trial.hyperparameters for trial in trials)
+    }
     if len(trials) < FEWEST or not columns or len({_win_rate(trial) for trial in trials}) < 2:
         return {}
     axes = {name: _axis(values) for name, values in columns.items()}

@@ -160,7 +160,10 @@ def _hyperparameters(results: SearchResults) -> str:
             parts.append(f"<h3>{text(method)}</h3>" + grid([*slices, lines]))
     bars = chart(charts.importance_bars(results), "importance of each hyperparameter by method")
     if bars:
-        note = "PED-ANOVA: which values set the best trials apart from the rest. With few trials, a hint and no more."
+        note = (
+            "PED-ANOVA: which values set the best trials apart from the rest. With few trials, a hint and no more. "
+            "What only some trials have, because of a condition, is not weighed."
+        )
         parts.append(f"<h3>What mattered</h3>{bars}" + f'<p class="note">{text(note)}</p>')
     return section("hyperparameters", "Win rate against each hyperparameter", lead, *parts)
 

@@ -214,6 +214,20 @@ def test_parallel_coordinates_place_every_value_on_its_axis(results: SearchResul
     assert widest.y[-1] == 1.0
 
 
+def test_a_hyperparameter_that_only_some_trials_have_hides_no_trial(results: SearchResults) -> None:
+    mine = [t for t in results.trials if t.method == "dpo"]
+    some = [replace(t, hyperparameters={**t.hyperparameters, "epsilon": 0.1 * i}) for i, t in enumerate(mine) if i % 2]
+    mixed = replace(results, trials=tuple(t for t in mine if t.name not in {s.name for s in some}) + tuple(some))
+    drawn = parallel(mixed, "dpo")
+    assert len(drawn.data) == len(parallel(results, "dpo").data)
+    column = list(drawn.layout.xaxis.ticktext).index("epsilon")
+    heights = [trace.y[column] for trace in drawn.data]
+    assert {height < 0 for height in heights} == {True, False}
+    assert min(heights) > drawn.layout.yaxis.range[0]
+    assert [note.text for note in drawn.layout.annotations].count("not set") == 1
+    assert set(importances(mixed, "dpo")) == {"beta", "lr"}
+
+
 def test_sample_prompts_range_from_the_best_answered_to_the_worst(results: SearchResults) -> None:
     answers = winners_answers(results)
     prompts = chosen_prompts(answers, 5)
