@@ -54,13 +54,16 @@ def _origin(wandb: ModuleType, kind: str, known: Mapping[str, Any]) -> Any:
 
 
 def _model(wandb: ModuleType, results: SearchResults, trial: TrialResult, folder: Path) -> Any:
-    """Make the artifact of a method's best model; its metadata names the trial, and what it was made from."""
+    """Make the artifact of a method's best model; its metadata names the trial, and what it was made from.
+
+    The configuration is one entry, however large the study: W&B refuses more than 100.
+    """
     hashes = {kind: known["content"] for kind, known in results.origins.items()}
     artifact = wandb.Artifact(
         name=f"{results.name}-{trial.method}",
         type="model",
         description=f"Best {trial.method} configuration of {results.name}: {in_words(trial.hyperparameters)}",
-        metadata={**configuration(results, trial), **summary(trial), **public({"origins": hashes})},
+        metadata={**summary(trial), **public({"origins": hashes}), "configuration": configuration(results, trial)},
     )
     # Nobody changes a finished trial's model, so it is sent from where it lies and copied nowhere.
     artifact.add_dir(str(folder), policy="immutable", skip_cache=True)

@@ -66,10 +66,13 @@ def test_data_and_base_model_go_in_and_the_best_models_come_out(server: WandbSer
 
 def test_a_model_names_its_trial_its_figures_and_what_it_was_made_from(server: WandbServer, tmp_path: Path) -> None:
     results = with_models(tmp_path)
+    results.study["data"] |= {f"setting_{number}": number for number in range(120)}
     assert replay(results).errors == 0
     (name,) = [name for name in server.artifacts if name.startswith("artifact-rhymes-dpo.")]
     metadata = json.loads(server.artifacts[name]["metadata"])
-    assert (metadata["model.path"], metadata["data.source"], metadata["trial"]) == ("quickstart", "quickstart", 0)
+    known = metadata["configuration"]
+    assert (known["model.path"], known["data.source"], known["trial"]) == ("quickstart", "quickstart", 0)
+    assert known["data.setting_119"] == 119
     assert (metadata["origins.base-model"], metadata["origins.dataset"]) == ("a" * 32, "b" * 32)
     best = winner(results.trials, "dpo")
     assert best is not None
