@@ -129,7 +129,7 @@ def bare(o: argparse.Namespace, rows: list[Any]) -> Iterator[None]:
 
     tokens, device = token_set(rows), torch.device(o.device)
     policy = load_policy(EngineSetup(o.model, "bf16" if o.dtype == "bf16" else "fp32", zero_stage=1)).to(device)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.0, fused=True)
     plan = Plan.of(tokens, o.batch, seed=0)
     for step in range(plan.steps_per_epoch):
         batch = MicroBatch.of(tokens, plan.at(step), shared=True, one_pass=o.device != "cpu")
