@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from raypo.errors import ClusterError
+from raypo.search import notices, orphans
 from raypo.search.folders import usage_file
 from raypo.search.joining import NAMESPACE
-from raypo.search.notices import heeding_notices
 from raypo.search.pool import SlotPool
+from raypo.search.repeating import repeating
 from raypo.search.slots import Slot, SlotPlan
 from raypo.study import Study
 
@@ -114,7 +115,10 @@ def slots_open(
         slot.start()
     at_once = True
     try:
-        with heeding_notices(pool):
+        with (
+            repeating(lambda: notices.tell_notices(pool), notices.EVERY_S, "notices"),
+            repeating(orphans.release_orphans, orphans.EVERY_S, "orphans"),
+        ):
             yield Cluster(pool, pool_name, slots)
         at_once = False
     finally:

@@ -1,0 +1,34 @@
+"""Places on the cluster that a dead controller reserved and nobody will use.
+
+Ray removes a placement group with its job, which is the whole search. Ray Train has a cleaner for the group of a
+controller that died, but tells it of a group only once its workers have started: a controller that dies before leaves
+its slot's place taken, and the next one waits for it for ever.
+"""
+
+from __future__ import annotations
+
+EVERY_S = 2.0
+
+
+def release_orphans() -> int:
+    """Remove this job's placement groups whose creator is a dead actor; returns how many there were."""
+    import ray
+    from ray._private.state import state
+    from ray._raylet import ActorID, PlacementGroupID
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    known = map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table())
+    orphans = [
+        group
+        for group in known
+        if group.creator_actor_dead
+        and not ActorID(group.creator_actor_id).is_nil()  # the driver's own count as a dead actor's too
+        and not group.is_detached
+        and group.creator_job_id.hex() == job
+        and group.state != PlacementGroupTableData.REMOVED
+    ]
+    for group in orphans:
+        remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+    return len(orphans)
