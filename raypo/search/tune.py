@@ -111,7 +111,8 @@ def _outcome(result: dict[str, Any]) -> Outcome:
 def run(conductor: Conductor, concurrent: int, folder: str) -> None:
     """Let Tune run trials until the conductor has no more."""
     tuner = tune.Tuner(
-        tune.with_resources(TrialProxy, {"cpu": 0.001}),
+        # Tune wants something reserved: a byte, for a thousandth of a CPU would keep a slot's worker from a whole one.
+        tune.with_resources(TrialProxy, tune.PlacementGroupFactory([{"memory": 1}])),
         tune_config=tune.TuneConfig(
             search_alg=LedgerSearcher(conductor),
             scheduler=LedgerScheduler(conductor),
