@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import pickle
 import re
@@ -39,6 +40,17 @@ def tensors_only(folder: Path) -> Iterator[None]:
         os.environ.pop(_FORCE)
         if before is not None:
             os.environ[_FORCE] = before
+
+
+def pickle_stages_by_value() -> None:
+    """Have DeepSpeed's stage written as its value on every Python: 3.11.2 writes a call of `getattr` for an enum."""
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    copyreg.pickle(ZeroStageEnum, _by_value)
+
+
+def _by_value(stage: Any) -> tuple[Any, tuple[int]]:
+    return type(stage), (int(stage.value),)
 
 
 def _records() -> list[Any]:

@@ -25,7 +25,7 @@ from raypo.training.model import Forward, Policy, load_policy
 from raypo.training.optim import configure, make_optimizer, set_lr
 from raypo.training.settings import EngineSetup, Optimisation
 from raypo.training.universal import convert, ranks_of
-from raypo.training.unpickling import tensors_only
+from raypo.training.unpickling import pickle_stages_by_value, tensors_only
 
 TAG = "engine"
 
@@ -94,6 +94,7 @@ class ZeroEngine:
         if comm.rank() == 0:
             shutil.rmtree(folder / TAG, ignore_errors=True)
         comm.barrier()
+        pickle_stages_by_value()
         self.engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=self.setup.lora is not None)
 
     def load(self, folder: Path) -> None:
