@@ -94,7 +94,6 @@ class ZeroEngine:
         if comm.rank() == 0:
             shutil.rmtree(folder / TAG, ignore_errors=True)
         comm.barrier()
-        pickle_stages_by_value()
         self.engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=self.setup.lora is not None)
 
     def load(self, folder: Path) -> None:
@@ -171,6 +170,7 @@ def _ensure_process_group() -> None:
     """DeepSpeed wants a process group and a local rank even when alone; its shared-memory collectives need g++."""
     import deepspeed
 
+    pickle_stages_by_value()
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
