@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ GCS_PATIENCE_S = 60
 """How long a request to Google Cloud Storage is tried again; a quarter of an hour by its own default."""
 SETTLE_S = 0.2
 """Object stores have no exclusive create: two writers of a lease both write, wait this long and see who was last."""
+PUT_WHOLE = ("s3", "gcs", "abfs")
+"""File systems in which a file that is being written is not seen; in others it grows under its name."""
 
 
 class ObjectNote:
@@ -37,9 +41,7 @@ class ObjectNote:
         return self.read() == text
 
     def replace(self, text: str) -> None:
-        self.filesystem.create_dir(self.path.rsplit("/", 1)[0], recursive=True)
-        with self.filesystem.open_output_stream(self.path) as stream:
-            stream.write(text.encode())
+        replace_file(self.filesystem, self.path, text.encode())
 
     def remove(self) -> None:
         if self.filesystem.get_file_info(self.path).type is not fs.FileType.NotFound:
@@ -83,6 +85,30 @@ class Mirror:
         target = f"{self.base}/{kind}/{name}"
         if self.filesystem.get_file_info(target).type is not fs.FileType.NotFound:
             self.filesystem.delete_dir(target)
+
+
+def replace_file(filesystem: fs.FileSystem, path: str, content: bytes | Path) -> None:
+    """Write a file, from bytes or from a local file, so that others see what it was or what it is, never a part.
+
+    Folders, which object stores do not need, are made where one is missing.
+    """
+    folder, _, name = path.rpartition("/")
+    beside = path if filesystem.type_name in PUT_WHOLE else f"{folder}/.{name}.{uuid.uuid4().hex[:8]}"
+    try:
+        _write(filesystem, beside, content)
+    except FileNotFoundError:
+        filesystem.create_dir(folder, recursive=True)
+        _write(filesystem, beside, content)
+    if beside != path:
+        filesystem.move(beside, path)
+
+
+def _write(filesystem: fs.FileSystem, path: str, content: bytes | Path) -> None:
+    if isinstance(content, Path):
+        fs.copy_files(str(content), path, fs.LocalFileSystem(), filesystem)
+        return
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(content)
 
 
 def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:

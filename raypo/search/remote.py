@@ -11,14 +11,14 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pyarrow import fs
 
 from raypo.artifacts import hash_of
-from raypo.artifacts.mirror import ObjectNote, open_filesystem
+from raypo.artifacts.mirror import ObjectNote, open_filesystem, replace_file
 from raypo.artifacts.store import cache_home
 from raypo.errors import RaypoError, StorageError
 from raypo.search.folders import is_remote, parts
@@ -125,13 +125,14 @@ class WorkingCopy:
         shutil.rmtree(path, ignore_errors=True)
 
     def files(self, folder: Path) -> list[str]:
-        """All files below a folder of the mirror, relative to it."""
+        """All files below a folder of the mirror, relative to it, without those that are being written."""
         if self._files is None:
             return []
         base = self._at(folder)
         with self._reaching():
             found = self._files.get_file_info(fs.FileSelector(base, allow_not_found=True, recursive=True))
-        return sorted(info.path[len(base) :].strip("/") for info in found if info.is_file)
+        whole = [info.path for info in found if info.is_file and not info.base_name.startswith(".")]
+        return sorted(path[len(base) :].strip("/") for path in whole)
 
     # Journals -------------------------------------------------------------------------------------------------------
 
@@ -140,8 +141,7 @@ class WorkingCopy:
         if self._files is not None and path.exists():
             with self._reaching(), self._in_turn:
                 content = path.read_bytes()
-                target, whole = self._at(path), content[: content.rfind(b"\n") + 1]
-                self._in_folder(target, lambda: self._write(target, whole))
+                replace_file(self._files, self._at(path), content[: content.rfind(b"\n") + 1])
 
     def pull_journal(self, path: Path) -> None:
         """Take over the mirror's journal, unless the one here is the same and goes on from there."""
@@ -166,23 +166,9 @@ class WorkingCopy:
             return self._files.get_file_info(self._at(path))
 
     def _send(self, path: Path) -> None:
-        target = self._at(path)
-        self._in_folder(target, lambda: fs.copy_files(str(path), target, fs.LocalFileSystem(), self._files))
+        assert self._files is not None
+        replace_file(self._files, self._at(path), path)
         _stamp(path, self._there(path))
-
-    def _write(self, target: str, content: bytes) -> None:
-        assert self._files is not None
-        with self._files.open_output_stream(target) as stream:
-            stream.write(content)
-
-    def _in_folder(self, target: str, write: Callable[[], None]) -> None:
-        """Write a file; folders, which object stores do not need, are made where one is missing."""
-        assert self._files is not None
-        try:
-            write()
-        except FileNotFoundError:
-            self._files.create_dir(target.rpartition("/")[0], recursive=True)
-            write()
 
     def _fetch(self, path: Path) -> None:
         assert self._files is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,28 @@ def test_what_is_here_already_is_not_brought_again(bucket: str, machine: Machine
     brought = (theirs.path / "big").stat().st_ino
     theirs.pull(theirs.path / "big")
     assert (theirs.path / "big").stat().st_ino == brought
+
+
+def test_nobody_sees_a_part_of_a_file_that_is_being_sent(bucket: str, machine: Machine) -> None:  # noqa: ARG001
+    copy = WorkingCopy(location_of(bucket, "hh"))
+    log, journal = copy.path / "metrics.jsonl", copy.path / "ledger.journal"
+    contents = [letter * 4_000_000 + "\n" for letter in "ab"]
+
+    def send(content: str) -> None:
+        copy.push(write(log, content))
+        copy.push_journal(write(journal, content))
+
+    send(contents[0])
+    looks = 0
+    with ThreadPoolExecutor(1) as threads:
+        sent = threads.submit(lambda: [send(contents[i % 2]) for i in range(20)])
+        while not sent.done():
+            looks += 1
+            assert there(bucket, "hh", log.name).read_text() in contents
+            assert there(bucket, "hh", journal.name).read_text() in contents
+        sent.result()
+    assert looks > 5
+    assert {path.name for path in there(bucket, "hh").iterdir()} == {log.name, journal.name}
 
 
 def test_a_search_in_a_folder_is_its_own_mirror(tmp_path: Path, machine: Machine) -> None:  # noqa: ARG001
