@@ -14,7 +14,7 @@ from raypo.evaluation.judges import Judge
 from raypo.evaluation.judges.cache import MarkCache
 from raypo.search.materials import Materials
 from raypo.search.sources import QUICKSTART, read_records
-from raypo.study.sections import Judge as JudgeSection
+from raypo.study.objective import Judge as JudgeSection
 
 HELDOUT = 0.1
 """Share of the judge's own prompts on which its accuracy is measured."""

@@ -13,8 +13,8 @@ from raypo import yaml
 from raypo.errors import MethodError, StudyError
 from raypo.methods import METHODS, REQUIRED, Hyperparameter, Method, load_method
 from raypo.spaces import Space, Value, parse
-from raypo.study.sections import Training
 from raypo.study.study import NAME, TRAINING_AXES, Entry
+from raypo.study.training import Training
 
 
 def nearest(name: object, names: Any) -> str:

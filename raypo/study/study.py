@@ -12,18 +12,10 @@ from pydantic import AfterValidator
 
 from raypo.methods import Method
 from raypo.spaces import Space, Value
-from raypo.study.sections import (
-    Benchmarks,
-    Confirm,
-    Data,
-    Model,
-    Objective,
-    Resources,
-    Search,
-    Section,
-    Tracking,
-    Training,
-)
+from raypo.study.objective import Objective
+from raypo.study.searching import Benchmarks, Confirm, Resources, Search, Tracking
+from raypo.study.training import Data, Model, Training
+from raypo.study.values import Section
 
 TRAINING_AXES = (
     "lr", "epochs", "steps", "batch_size", "optimizer", "schedule", "warmup", "weight_decay",

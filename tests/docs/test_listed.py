@@ -11,7 +11,8 @@ from raypo.data.transforms import TRANSFORMS
 from raypo.evaluation.judges.templates import TEMPLATES
 from raypo.methods import METHODS
 from raypo.methods._method import NEEDS
-from raypo.study.sections import Judge, Tracking
+from raypo.study.objective import Judge
+from raypo.study.searching import Tracking
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -1,0 +1,62 @@
+"""What a key of a study file may hold. Strict: an unknown key, or a value out of its bounds, is refused."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from raypo.spaces import Space, parse
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=False)
+
+
+def fraction(value: Any) -> Any:
+    """`1/3` as a person writes it."""
+    if isinstance(value, str) and "/" in value:
+        try:
+            return float(Fraction(value))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"not a fraction, got {value!r}; write 1/3 or 0.33") from None
+    return value
+
+
+def axis(lower: float, upper: float = math.inf, *, whole: bool = False, open_low: bool = True) -> Any:
+    """A number, or an axis whose values all lie in the bounds, the upper one not included."""
+
+    def check(value: Any) -> Any:
+        parsed = parse(value)
+        for number in parsed.values if isinstance(parsed, Space) else (parsed,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise ValueError(f"needs a number or an axis such as {{log_uniform: [1e-6, 1e-4]}}, got {number!r}")
+            low_ok = number > lower if open_low else number >= lower
+            if not (low_ok and number < upper):
+                raise ValueError(f"needs {lower} {'<' if open_low else '<='} value < {upper}, got {number}")
+            if whole and number != int(number):
+                raise ValueError(f"needs whole numbers, got {number}")
+        return parsed
+
+    return Annotated[Any, BeforeValidator(check)]
+
+
+def named(*names: str) -> Any:
+    """One of the names, or a choice among them."""
+
+    def check(value: Any) -> Any:
+        parsed = parse(value)
+        for name in parsed.values if isinstance(parsed, Space) else (parsed,):
+            if name not in names:
+                raise ValueError(f"got {name!r}; allowed: {', '.join(names)}")
+        return parsed
+
+    return Annotated[Any, BeforeValidator(check)]
+
+
+Share = Annotated[float, BeforeValidator(fraction), Field(gt=0, le=1)]
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
