@@ -140,7 +140,7 @@ def local(parameters: list[nn.Parameter]) -> list[Tensor]:
 def zero_config(setup: EngineSetup, parameters: int) -> dict[str, Any]:
     """DeepSpeed's configuration; buckets no larger than the model, for they are allocated at once.
 
-    On a CPU a bucket stays within its caches: one of the model's size made a step of 22 M parameters 3 % longer.
+    On a CPU a bucket fits the caches, for every gradient is copied through it.
     """
     bucket = max(1, min(parameters, 5 * 10**8 if torch.cuda.is_available() else 2 * 10**6))
     stage: dict[str, Any] = {

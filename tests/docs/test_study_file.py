@@ -89,7 +89,8 @@ def test_every_key_stands_there_with_its_default_and_with_what_it_may_be(path: s
             assert default == ("the file's name" if (path, key) == ("", "name") else "required"), key
         else:
             read = yaml.load(default.strip("`"), key)
-            assert TypeAdapter(field.rebuild_annotation()).validate_python(read) == field.default, key
+            default = field.get_default(call_default_factory=True)
+            assert TypeAdapter(field.rebuild_annotation()).validate_python(read) == default, key
         named = {str(name) for p in parts(field.annotation) if get_origin(p) is Literal for name in get_args(p)}
         if named:
             assert named == set(re.findall(r"`(.+?)`", value) or value.split(", ")), key

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import ray
 from stubbed import STUB, run_stub
 
 from raypo.errors import StorageError
@@ -32,6 +35,19 @@ def test_every_trial_runs_once_and_the_best_wins(stub_study: Study) -> None:
     assert Counter(kind for kind, _ in watcher.events) == {"drawn": 4, "evaluated": 12, "ended": 4}
     assert not (results.folder / "ray").exists()
     assert not (results.folder / "driver.lease").exists()
+
+
+def test_waiting_trials_leave_the_cluster_to_the_slots(stub_study: Study) -> None:
+    study = build({**STUB, "storage": stub_study.storage, "search": {**STUB["search"], "trials": 6}}, "stub")
+    free: list[float] = []
+    with ThreadPoolExecutor(1) as threads:
+        run = threads.submit(run_stub, driver.create(study), study)
+        while not run.done():
+            free.append(ray.available_resources().get("CPU", 0.0))
+            time.sleep(0.02)
+        assert len(run.result()[0].trials) == 12
+    assert min(free) < max(free), "its slots were at work"
+    assert [cpus for cpus in free if cpus != int(cpus)] == []
 
 
 def test_a_name_is_used_once(stub_study: Study) -> None:
