@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,23 @@ class Cluster:
     pool: Any
     pool_name: str
     slots: list[Slot]
+    _looking: threading.Lock = field(default_factory=threading.Lock)
+    _left: bool = False
 
     def view(self) -> dict[str, dict[str, Any]]:
-        """What each slot is doing; empty while the pool does not answer."""
+        """What each slot is doing; empty while the pool does not answer, and once the cluster was left."""
         import ray
 
-        with contextlib.suppress(ray.exceptions.RayError):
-            answer: dict[str, dict[str, Any]] = ray.get(self.pool.view.remote(), timeout=5)
-            return answer
+        with self._looking, contextlib.suppress(ray.exceptions.RayError):
+            if not self._left:
+                answer: dict[str, dict[str, Any]] = ray.get(self.pool.view.remote(), timeout=5)
+                return answer
         return {}
+
+    def leave(self) -> None:
+        """Look no more: a thread that asks after Ray was shut down would start a new one."""
+        with self._looking:
+            self._left = True
 
     def cancel(self, trial: str) -> bool:
         """Have a trial's job end with a checkpoint; False while the pool does not answer."""
@@ -113,15 +122,16 @@ def slots_open(
     ]
     for slot in slots:
         slot.start()
-    at_once = True
+    cluster, at_once = Cluster(pool, pool_name, slots), True
     try:
         with (
             repeating(lambda: notices.tell_notices(pool), notices.EVERY_S, "notices"),
             repeating(orphans.release_orphans, orphans.EVERY_S, "orphans"),
         ):
-            yield Cluster(pool, pool_name, slots)
+            yield cluster
         at_once = False
     finally:
+        cluster.leave()
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(pool.close.remote(at_once), timeout=5)
         deadline = time.monotonic() + 15

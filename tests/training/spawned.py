@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -34,3 +35,6 @@ def _run(rank: int, world: int, folder: str, function: Callable[..., Any], argum
         raise
     finally:
         dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads of gloo that outlive its groups abort an interpreter that ends in the usual way
