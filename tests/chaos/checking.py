@@ -35,8 +35,8 @@ class Faults:
 
 def finished(folder: Path) -> dict[str, float]:
     """Trials that the ledger calls finished, and when their log was last written."""
-    logs = {path.parents[0].name: path for path in folder.glob("trials/*/*.l*") if path.suffix in (".log", ".jsonl")}
     done = [row for row in table(folder) if row["state"] == "finished"] if (folder / "search.json").exists() else []
+    logs = {path.parents[0].name: path for path in folder.glob("trials/*/*.l*") if path.suffix in (".log", ".jsonl")}
     return {row["name"]: logs[row["name"]].stat().st_mtime for row in done}
 
 
