@@ -78,6 +78,19 @@ def print_comparison(results: list[Any], style: str) -> None:
         print(render(comparisons, style))
 
 
+def _leave_for_later(found: Any, kind: Any, arguments: dict[str, Any]) -> None:
+    """Put a command into the ledger of a search that rests, where a crash may have torn the last line."""
+    from raypo.search.commands import Commands
+    from raypo.search.journal import mend
+    from raypo.search.lease import lease
+
+    with lease(found.copy, found.name):
+        if mended := mend(found.journal):
+            err.print(mended)
+        Commands(found.ledger).send(kind, **arguments)
+        found.push_journal()
+
+
 def send(name: str, storage: str, kind: Any, *, live: bool = False, runs: bool = False, **arguments: Any) -> None:
     """Send a command and print the driver's answer.
 
@@ -99,13 +112,13 @@ def send(name: str, storage: str, kind: Any, *, live: bool = False, runs: bool =
     ledger = found.ledger
     if arguments.get("trial"):
         ledger.row(arguments["trial"])
-    commands = Commands(ledger)
-    command = commands.send(kind, **arguments)
     if not running:
-        found.push_journal()
+        _leave_for_later(found, kind, arguments)
         if not runs:
             out.print(f"{name} does not run; raypo resume {name} carries this out first")
         return
+    commands = Commands(ledger)
+    command = commands.send(kind, **arguments)
     answer = wait_for(commands, command, ANSWER_S)
     if answer is None:
         err.print(f"{name}: the driver has the command and is not done with it; raypo status {name} shows what it does")

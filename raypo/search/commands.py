@@ -54,8 +54,7 @@ class Commands:
     """All commands of one search."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._storage = ledger.storage
-        self._study_id = ledger.study(CONTROL)._study_id
+        self._ledger = ledger
 
     def send(self, kind: Kind, **arguments: Any) -> Command:
         """Append a command for the driver."""
@@ -69,7 +68,7 @@ class Commands:
 
     def all(self) -> list[Command]:
         """Every command in the order of asking."""
-        found = self._storage.get_study_user_attrs(self._study_id)
+        found = self._ledger.notes(CONTROL)
         ids = sorted(key.removeprefix("command:") for key in found if key.startswith("command:"))
         return [Command(i, **found[f"command:{i}"], **found.get(f"answer:{i}", {})) for i in ids]
 
@@ -83,7 +82,7 @@ class Commands:
 
     def wall_s(self) -> float:
         """Seconds that drivers have run this search, up to each one's last note."""
-        found = self._storage.get_study_user_attrs(self._study_id)
+        found = self._ledger.notes(CONTROL)
         return sum(float(value) for key, value in found.items() if key.startswith("wall:"))
 
     def note_wall(self, driver: str, seconds: float) -> None:
@@ -91,7 +90,7 @@ class Commands:
         self._write(f"wall:{driver}", seconds)
 
     def _write(self, key: str, value: Any) -> None:
-        self._storage.set_study_user_attr(self._study_id, key, value)
+        self._ledger.study(CONTROL).set_user_attr(key, value)
 
 
 def standing(accepted: Iterable[Command]) -> Standing:

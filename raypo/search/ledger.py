@@ -8,6 +8,7 @@ Evaluations are numbered by their place in `objective.at`; a number that is alre
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ _STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 
 
 class Ledger:
-    """All studies of one search in one storage. One driver writes; anyone may read.
+    """All studies of one search in one storage. One driver writes; anyone may read, which writes nothing.
 
     `goals` names what is maximised where that is more than one thing; `-kl` is the negative of the KL.
     """
@@ -48,19 +49,28 @@ class Ledger:
 
     def study(self, label: str) -> optuna.Study:
         """The Optuna study of a method, created on first use."""
+        goals = () if label == CONTROL else self.goals
+        if self._found(label) is None:
+            directions = ["maximize"] * max(1, len(goals))
+            with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):  # another process was first
+                optuna.create_study(storage=self.storage, study_name=f"{self.search}/{label}", directions=directions)
+        study = self._found(label)
+        assert study is not None
+        if goals and study.metric_names is None:
+            study.set_metric_names(list(goals))
+        return study
+
+    def _found(self, label: str) -> optuna.Study | None:
+        """The Optuna study of a method if there is one; opening it by name writes nothing."""
         if label not in self._studies:
-            goals = () if label == CONTROL else self.goals
-            self._studies[label] = study = optuna.create_study(
-                storage=self.storage,
-                study_name=f"{self.search}/{label}",
-                directions=["maximize"] * max(1, len(goals)),
-                load_if_exists=True,
-                sampler=optuna.samplers.RandomSampler(seed=0),
-                pruner=optuna.pruners.NopPruner(),
-            )
-            if goals and study.metric_names is None:
-                study.set_metric_names(list(goals))
-        return self._studies[label]
+            with contextlib.suppress(KeyError):
+                self._studies[label] = optuna.load_study(
+                    storage=self.storage,
+                    study_name=f"{self.search}/{label}",
+                    sampler=optuna.samplers.RandomSampler(seed=0),
+                    pruner=optuna.pruners.NopPruner(),
+                )
+        return self._studies.get(label)
 
     def labels(self) -> list[str]:
         """The methods that this search has ever had."""
@@ -192,8 +202,9 @@ class Ledger:
         return [
             row_of(name, trial, notes)
             for name in labels
-            for trials in [self.study(name).get_trials(deepcopy=False)]
-            for replaced, notes in [(replaced_by(trials), self._notes(name))]
+            if (study := self._found(name)) is not None
+            for trials in [study.get_trials(deepcopy=False)]
+            for replaced, notes in [(replaced_by(trials), self.notes(name))]
             for trial in trials
             if trial.number not in replaced
         ]
@@ -220,22 +231,30 @@ class Ledger:
         trials = reversed(self.study(label).get_trials(deepcopy=False))
         return next((trial for trial in trials if trial.user_attrs.get("source") == source), None)
 
-    def _notes(self, label: str) -> dict[str, Any]:
-        return self.storage.get_study_user_attrs(self.study(label)._study_id)
+    def notes(self, label: str) -> dict[str, Any]:
+        """What is kept with a method's study rather than with its trials."""
+        study = self._found(label)
+        return {} if study is None else self.storage.get_study_user_attrs(study._study_id)
 
     def _id(self, row: Row) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.study(row.label)._study_id, row.number)
 
     def _row(self, label: str, trial: FrozenTrial) -> Row:
         self.known(label).see(trial)
-        return row_of(label, trial, self._notes(label))
+        return row_of(label, trial, self.notes(label))
 
 
 def _storage(where: str | Path) -> BaseStorage:
     if isinstance(where, str) and "://" in where:
         return _database(where)
     path = str(where)
-    return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+    try:
+        return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+    except json.JSONDecodeError as error:
+        raise StorageError(
+            f"{path}: holds a line that cannot be read ({error}); raypo resume mends the end of a journal, and says "
+            f"which line is damaged where that is not the last"
+        ) from None
 
 
 def _database(url: str) -> BaseStorage:

@@ -39,6 +39,14 @@ def interrupted(storage: Path) -> Played:
     return played
 
 
+def test_a_command_mends_the_journal_of_a_driver_that_was_killed_before_it_writes(tmp_path: Path) -> None:
+    search = interrupted(tmp_path).search
+    search.journal.write_bytes(search.journal.read_bytes() + b'{"op_code": 8, "torn')
+    raypo(tmp_path, "status", "played")
+    raypo(tmp_path, "pause", "played", "--trial", "ipo-0000")
+    assert Played(search).run().states["ipo-0000"] == "paused"
+
+
 def test_trials_are_paused_and_stopped_values_enqueued_and_methods_added_and_dropped(tmp_path: Path) -> None:
     search = interrupted(tmp_path).search
     assert "raypo resume played carries this out first" in raypo(tmp_path, "pause", "played", "--trial", "ipo-0000")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from raypo.errors import StorageError
+from raypo.search.commands import Commands, Standing
 from raypo.search.jobs import Outcome
 from raypo.search.journal import mend
 from raypo.search.ledger import Ledger
@@ -41,6 +42,24 @@ def test_a_torn_tail_is_cut_off_and_kept(journal: Path, cut: int) -> None:
     assert len(rows) == 3
     row = Ledger(journal, "s").ask("dpo", make_sampler("random", 0, SPACE), seed=1)
     assert Ledger(journal, "s").row(row.name).name == "dpo-0003"
+
+
+def test_whoever_reads_writes_nothing_so_that_a_torn_tail_can_still_be_mended(journal: Path) -> None:
+    journal.write_bytes(journal.read_bytes()[:-7])
+    before = journal.read_bytes()
+    ledger = Ledger(journal, "s")
+    assert len(ledger.rows()) == 3
+    assert ledger.rows("simpo") == []
+    assert Commands(ledger).open() == []
+    assert Commands(ledger).standing() == Standing()
+    assert journal.read_bytes() == before
+    assert "torn off" in str(mend(journal))
+
+
+def test_a_line_that_cannot_be_read_is_a_sentence(journal: Path) -> None:
+    journal.write_bytes(b"garbage\n" + journal.read_bytes())
+    with pytest.raises(StorageError, match=r"journal: holds a line that cannot be read .*raypo resume"):
+        Ledger(journal, "s")
 
 
 def test_garbage_at_the_end_is_cut_off(journal: Path) -> None:
