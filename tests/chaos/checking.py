@@ -36,7 +36,7 @@ class Faults:
 def finished(folder: Path) -> dict[str, float]:
     """Trials that the ledger calls finished, and when their log was last written."""
     done = [row for row in table(folder) if row["state"] == "finished"] if (folder / "search.json").exists() else []
-    logs = {path.parents[0].name: path for path in folder.glob("trials/*/*.l*") if path.suffix in (".log", ".jsonl")}
+    logs = {path.parent.name: path for path in folder.glob("trials/*/*") if path.name in ("work.log", "metrics.jsonl")}
     return {row["name"]: logs[row["name"]].stat().st_mtime for row in done}
 
 
