@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from raypo.search.jobs import Job, Outcome, Pulse
@@ -38,6 +39,7 @@ class SlotPool:
         self._queue: deque[Job] = deque()
         self._futures: dict[str, asyncio.Future[Outcome]] = {}
         self._deaths: dict[str, int] = {}
+        self._spent_s: dict[str, float] = {}
         self._cancelled: set[str] = set()
         self._changed = asyncio.Condition()
         self._memory, self._usage = Path(memory), Path(usage)
@@ -80,7 +82,7 @@ class SlotPool:
         known = self._slots.get(slot)
         if known is None or known.attempt != attempt:
             if known is not None and known.current is not None:
-                await self._lost(known.current)
+                await self._lost(known.current, self._held_s(known))
             self._slots[slot] = SlotState(attempt)
         self._slots[slot].pids[rank] = (node, pid)
         await self._tell()
@@ -153,13 +155,13 @@ class SlotPool:
                 await self._wait()
         together = len(state.reports) == self._workers
         if state.current is not None and state.current.id == job.id:
+            spent_s, first = self._held_s(state), state.reports[min(state.reports)] or error
             state.current, state.pulse, state.held = None, None, None
             state.served += 1
-            first = state.reports[min(state.reports)] or error
             if together:
-                self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=first))
+                self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=first, cost_s=spent_s))
             else:  # a dead or stuck rank makes the others raise: the group is at fault, not yet the job
-                await self._lost(job, first)
+                await self._lost(job, spent_s, first)
         await self._tell()
         return together
 
@@ -167,8 +169,14 @@ class SlotPool:
         """A slot's worker group is known to be dead before a new one has entered."""
         state = self._slots.pop(slot, None)
         if state is not None and state.current is not None:
-            await self._lost(state.current)
+            await self._lost(state.current, self._held_s(state))
         await self._tell()
+
+    async def dead(self, nodes: Sequence[str]) -> None:
+        """Nodes are gone; what a slot with a rank on them held goes on elsewhere, for it may never come back."""
+        for name, state in list(self._slots.items()):
+            if any(node in nodes for node, _ in state.pids.values()):
+                await self.gone(name)
 
     async def draining(self, nodes: Sequence[str]) -> None:
         """Have slots with a rank on nodes that will go checkpoint, hand their job back and begin elsewhere."""
@@ -207,7 +215,12 @@ class SlotPool:
                 return job
         return None if time.monotonic() < state.held_until else self._queue.popleft()
 
-    async def _lost(self, job: Job, error: str = "the workers' logs say why") -> None:
+    def _held_s(self, state: SlotState) -> float:
+        """Device-seconds for which a slot has had its job."""
+        return (time.monotonic() - state.since) * self._workers
+
+    async def _lost(self, job: Job, spent_s: float, error: str = "the workers' logs say why") -> None:
+        self._spent_s[job.id] = self._spent_s.get(job.id, 0.0) + spent_s
         self._deaths[job.id] = self._deaths.get(job.id, 0) + 1
         if self._deaths[job.id] >= MAX_DEATHS:
             reason = f"its worker group died {MAX_DEATHS} times in this job; {error}"
@@ -218,7 +231,7 @@ class SlotPool:
     def _resolve(self, job: Job, outcome: Outcome) -> None:
         future = self._futures.setdefault(job.id, asyncio.get_running_loop().create_future())
         if not future.done():
-            future.set_result(outcome)
+            future.set_result(replace(outcome, cost_s=outcome.cost_s + self._spent_s.pop(job.id, 0.0)))
 
     def _remember(self) -> None:
         remember(self._memory, self._slots, self._closing)

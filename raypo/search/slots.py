@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import threading
@@ -203,9 +204,21 @@ class Slot:
                 failures = 0
             except Exception as error:
                 failures = failures + 1 if time.monotonic() - started < SHORT_LIFE_S else 1
-                if self._closing.is_set() or failures >= MAX_SHORT_LIVES:
-                    self.error = None if self._closing.is_set() else error
+                if self._closing.is_set():
                     return
+                if failures >= MAX_SHORT_LIVES:
+                    self.error = error
+                    self._give_up()
+                    return
+                self._closing.wait(failures - 1)
+
+    def _give_up(self) -> None:
+        """Have other slots do what this one held."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            pool = ray.get_actor(self.plan.pool, namespace=self.plan.namespace)
+            ray.get(pool.gone.remote(self.plan.slot), timeout=5)
 
     def _fit(self) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,50 @@ def test_a_job_that_a_hasty_rank_took_is_not_forgotten(tmp_path: Path) -> None:
         again = await soon(pool.next_job("slot-0", "b", 0))
         assert again.trial == "t-1"
         await pool.finished("slot-0", "b", done("t-1"), again)
-        assert await soon(second) == done("t-1")
+        assert (await soon(second)).state == "finished"
+
+    run(story())
+
+
+def test_what_a_dead_node_held_goes_on_elsewhere_though_its_slot_never_comes_back(tmp_path: Path) -> None:
+    async def story() -> None:
+        pool = new_pool(tmp_path)
+        await pool.enter("slot-0", "a", 0, "lost", 1)
+        waiting = asyncio.create_task(pool.submit(job("t-0")))
+        assert (await soon(pool.next_job("slot-0", "a", 0))).trial == "t-0"
+        await pool.enter("slot-1", "b", 0, "alive", 2)
+        for _ in range(2):  # it is told again and again
+            await pool.dead(["lost"])
+        again = await soon(pool.next_job("slot-1", "b", 0))
+        assert again.trial == "t-0"
+        await pool.finished("slot-1", "b", done("t-0"), again)
+        assert (await soon(waiting)).state == "finished"
+        assert list(await pool.view()) == ["slot-1"]
+
+    run(story())
+
+
+def test_work_that_came_to_nothing_is_paid_for(tmp_path: Path) -> None:
+    async def story() -> None:
+        pool = new_pool(tmp_path, workers=2)
+        waiting = {name: asyncio.create_task(pool.submit(job(name))) for name in ("lost", "raises")}
+        await asyncio.sleep(0)
+        for rank in (0, 1):
+            await pool.enter("slot-0", "a", rank, "node", rank)
+        await soon(pool.next_job("slot-0", "a", 0))
+        await asyncio.sleep(0.2)
+        for rank in (0, 1):
+            await pool.enter("slot-0", "b", rank, "node", 2 + rank)
+        again = await soon(pool.next_job("slot-0", "b", 0))
+        assert again.trial == "lost"
+        await pool.finished("slot-0", "b", replace(done("lost"), cost_s=7.0), again)
+        assert 7.4 <= (await soon(waiting["lost"])).cost_s < 8, "two workers had it for 0.2 s, and died"
+        raises = await soon(pool.next_job("slot-0", "b", 1))
+        await asyncio.sleep(0.2)
+        await soon(asyncio.gather(*(pool.failed("slot-0", "b", rank, raises, "no") for rank in (0, 1))))
+        outcome = await soon(waiting["raises"])
+        assert outcome.state == "failed"
+        assert 0.4 <= outcome.cost_s < 1
 
     run(story())
 
