@@ -74,7 +74,7 @@ class LedgerConductor:
                 return None
             row = self._goes_on() or self._drawing.draw(self.position)
             if row is None:
-                return None if self.running or self.unfinished or self._wanting() else FINISHED
+                return None if self.open else FINISHED
             jobs = repeats.jobs_of(self.study, self.job(row))
             rung = len(row.evaluations)
             if rung == len(self.study.objective.at):
@@ -108,7 +108,7 @@ class LedgerConductor:
             if rung < len(row.evaluations) and outcome.state == "running":
                 return True  # Tune began the trial anew, and its slot has told this before
             if rung >= len(self.study.objective.at):
-                return self._heard_repeat(trial_id, outcome)
+                return self._heard_repeat(trial_id, rung - len(self.study.objective.at), outcome)
             if outcome.state in ("failed", "diverged"):
                 self._end(row, outcome.state, outcome.reason, outcome.cost_s)
                 return True
@@ -166,9 +166,11 @@ class LedgerConductor:
                 return self.ledger.row(row.name)
         return None
 
-    def _wanting(self) -> bool:
+    @property
+    def open(self) -> bool:
+        """Whether trials run, wait to go on, or are still to be drawn."""
         position = self.position
-        return any(position.may_start(label) for label in position.counts)
+        return bool(self.running or self.unfinished) or any(position.may_start(label) for label in position.counts)
 
     def _prunes(self, row: Row) -> bool:
         """Ask the pruner about a trial's newest evaluation, after a crash again, and end the trial if it says so."""
@@ -193,12 +195,14 @@ class LedgerConductor:
             row = self.ledger.note(row, "repeated", repeats.wanted(self.study, row, others))
         return bool(row.attributes["repeated"])
 
-    def _heard_repeat(self, trial_id: str, outcome: Outcome) -> bool:
+    def _heard_repeat(self, trial_id: str, index: int, outcome: Outcome) -> bool:
         row = self.running[trial_id]
         found, seeds = repeats.stored(row), self.study.search.repeats.seeds
+        if index < len(found):
+            return True  # Tune began the trial anew, and its slot has told this before
         if outcome.state != "finished":
             reason = f"seed {len(found) + 2} of {seeds}: {outcome.reason}"
-            self._end(row, outcome.state, reason, outcome.cost_s)
+            self._end(row, outcome.state, reason, outcome.cost_s + sum(seed.cost_s for seed in found))
             return True
         found.append(outcome)
         row = self.ledger.note(row, f"repeat:{len(found)}", dataclasses.asdict(outcome))
@@ -212,6 +216,7 @@ class LedgerConductor:
         """All seeds of a trial are trained: their average is its value."""
         if "average" not in row.attributes:
             found = repeats.stored(row)
+            self.search.pull_trials(*repeats.names(self.study, row.name))  # a driver elsewhere may have heard some
             row = self.ledger.note(row, "average", repeats.average(repeats.first_seed(row), found, self.search.path))
             self._tell("evaluated", row)
         self._end(row, "finished")

@@ -22,7 +22,7 @@ from raypo.search import checkpoints, keeping_up
 from raypo.search.exporting import Models, copy_model
 from raypo.search.folders import evaluation_file, location_of, trial_folder, write_json
 from raypo.search.forking import fork
-from raypo.search.jobs import Job
+from raypo.search.jobs import Job, Outcome
 from raypo.search.keeping_up import kept_up
 from raypo.search.lease import LEASE, holder, lease
 from raypo.search.remote import WorkingCopy
@@ -407,6 +407,29 @@ def test_a_trial_goes_on_elsewhere_bit_for_bit_and_is_recorded_once(
 def losses(folder: Path) -> list[tuple[int, float]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(row["step"], row["loss"]) for row in rows]
+
+
+def test_seeds_that_a_driver_elsewhere_heard_are_averaged(bucket: str, machine: Machine) -> None:
+    search = new(bucket, repeats={"seeds": 2}, trials=1)  # type: ignore[arg-type]
+    slot = WorkingCopy(search.copy.location, of="slots")
+
+    def outcome(job: Job) -> Outcome | None:
+        if job.until < 1:
+            return None
+        answers(slot, job.trial, [1.0, 0.5 if ".r" in job.trial else 0.0])
+        figures = {"objective": 0.5, "win_rate": 0.5, "n": 2, "kl": 0.0, "length": 1.0}
+        figures |= {"judge": "rule", "opponent": "start"}
+        return Outcome(job.trial, "finished", 1.0, 10, figures, 2.0)
+
+    def end(job: Job) -> None:
+        if job.trial == "dpo-0000.r1":
+            raise Gone
+
+    with pytest.raises(Gone):
+        played(search, outcome=outcome, busy=end)
+    machine("b")
+    again = opened(bucket, "played")
+    assert played(again, outcome=outcome).rows["dpo-0000"].evaluations[-1]["win_rate"] == 0.625
 
 
 def test_a_fork_takes_trials_with_it(bucket: str, machine: Machine) -> None:

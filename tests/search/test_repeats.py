@@ -90,15 +90,32 @@ def test_an_interrupted_trial_goes_on_with_the_seed_that_is_missing(tmp_path: Pa
     assert again.rows["dpo-0000"].evaluations[-1]["seeds"] == 3
 
 
+def test_a_seed_that_is_told_again_counts_once(tmp_path: Path) -> None:
+    """Tune begins a proxy anew whose node is lost, and that starts again with the first further seed."""
+    search = new(tmp_path, repeats={"seeds": 3}, trials=1)
+    played = Played(search, outcome=lambda job: judged(search.path, job))
+    heard = played.conductor.heard
+
+    def twice(trial_id: str, rung: int, outcome: Outcome) -> bool:
+        goes_on = heard(trial_id, rung, outcome)
+        return heard(trial_id, rung, outcome) if outcome.trial == "dpo-0000.r1" else goes_on
+
+    played.conductor.heard = twice  # type: ignore[method-assign]
+    row = played.run().rows["dpo-0000"]
+    assert row.evaluations[-1]["win_rate"] == pytest.approx((row.params["beta"] + 0.625 + 0.125) / 3)
+    assert row.cost_s == 1.0 + 3 * 2.0
+
+
 def test_a_configuration_that_a_seed_cannot_bear_does_not_win(tmp_path: Path) -> None:
     search = new(tmp_path, repeats={"seeds": 3}, trials=1)
 
     def outcome(job: Job) -> Outcome | None:
-        lost = Outcome(job.trial, "diverged", 0.0, reason="KL 300 over the limit of 100")
-        return lost if job.trial == "dpo-0000.r1" else judged(search.path, job)
+        lost = Outcome(job.trial, "diverged", 0.0, reason="KL 300 over the limit of 100", cost_s=0.5)
+        return lost if job.trial == "dpo-0000.r2" else judged(search.path, job)
 
     played = Played(search, outcome=outcome).run()
     assert played.rows["dpo-0000"].state == "diverged"
-    assert played.rows["dpo-0000"].reason == "seed 2 of 3: KL 300 over the limit of 100"
+    assert played.rows["dpo-0000"].reason == "seed 3 of 3: KL 300 over the limit of 100"
+    assert played.rows["dpo-0000"].cost_s == 1.0 + 2 * 2.0 + 0.5
     searches.extend(search, 1)
     assert Played(search, outcome=lambda job: judged(search.path, job)).run().states["dpo-0001"] == "finished"
