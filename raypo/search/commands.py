@@ -31,6 +31,11 @@ class Command:
     """What came of it; None while it is open."""
     accepted: bool = False
 
+    @property
+    def asked(self) -> float:
+        """When, in seconds since 1970."""
+        return int(self.id.split("-")[0]) / 1e9
+
 
 @dataclass(frozen=True)
 class Standing:

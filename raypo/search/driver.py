@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,8 @@ from raypo.study import Study
 __all__ = ["BENCH", "SearchFolder", "Watcher", "create", "extend", "opened", "run"]
 
 BENCH = "raypo.search.bench:TrialBench"
+LOOK_EVERY_S = 0.5
+"""How soon a command is heeded while slots do the finals."""
 
 
 class Watcher(Protocol):
@@ -68,6 +71,7 @@ def run(
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(lease(search.copy, search.name))
+        since = time.time()
         search.pull()
         beside = [search.path / LIVE, search.path / CURSOR, usage_file(search.path)]
         stack.enter_context(kept_up(search.copy, search.journal, beside))
@@ -91,14 +95,12 @@ def run(
             conductor = _conductor(search, study, ledger, cluster)
             conductor.listen(watcher.event)
             conductor.listen(Models(search.copy, max(KEPT, study.confirm.top), ledger.rows()).heard)
-            steering = Steering(conductor, cluster, search.revise, watcher.stage)
+            steering = Steering(conductor, cluster, search.revise, watcher.stage, since)
             watcher.running(cluster, conductor)
             steering.begin()
             with stopping_on_interrupt(steering.stop), steering.following(search.path / LIVE):
-                tune.run(conductor, conductor.concurrent, str(search.path / "ray"))
-            cluster.check()
-            if not conductor.stopping:
-                _finals(conductor, search, cluster, watcher)
+                while not conductor.stopping and _round(conductor, search, cluster, steering, watcher):
+                    pass
         shutil.rmtree(search.path / "ray", ignore_errors=True)  # Ray's own notes; the ledger is the record
         watcher.ended(search.name, search.path)
 
@@ -115,10 +117,22 @@ def _conductor(search: SearchFolder, study: Study, ledger: Ledger, cluster: Clus
     )
 
 
+def _round(
+    conductor: LedgerConductor, search: SearchFolder, cluster: Cluster, steering: Steering, watcher: Watcher
+) -> bool:
+    """Run trials, then the finals; whether a command has meanwhile asked for more."""
+    tune.run(conductor, conductor.concurrent, str(search.path / "ray"))
+    cluster.check()
+    if not conductor.stopping:
+        with steering.off_the_clock():
+            _finals(conductor, search, cluster, watcher)
+    return conductor.halted or conductor.open
+
+
 def _finals(conductor: LedgerConductor, search: SearchFolder, cluster: Cluster, watcher: Watcher) -> None:
     """Confirm the best of every method, and have the winners do the benchmarks."""
     study, ledger = conductor.study, conductor.ledger
-    together = partial(_done, cluster, search)
+    together = partial(_done, conductor, cluster, search)
     work = candidates(study, ledger, conductor.job)
     if work:
         seeds = study.confirm.seeds
@@ -130,14 +144,23 @@ def _finals(conductor: LedgerConductor, search: SearchFolder, cluster: Cluster, 
         benchmark(ledger, winners, conductor.job, together, watcher.stage)
 
 
-def _done(cluster: Cluster, search: SearchFolder, jobs: Sequence[Job]) -> Iterator[Outcome]:
-    """Have the slots do some jobs; their outcomes as they come, with what they wrote."""
-    waiting = [cluster.pool.submit.remote(job) for job in jobs]
+def _done(conductor: LedgerConductor, cluster: Cluster, search: SearchFolder, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    """Have the slots do some jobs; their outcomes as they come, with what they wrote.
+
+    Where the search is stopped or paused, those that are not done checkpoint and are left for later.
+    """
+    waiting = [cluster.pool.submit.remote(job) for job in ([] if conductor.stopping or conductor.halted else jobs)]
     while waiting:
-        (done,), waiting = ray.wait(waiting, num_returns=1)
-        outcome: Outcome = ray.get(done)
-        search.pull_trials(outcome.trial)
-        yield outcome
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=LOOK_EVERY_S)
+        if conductor.stopping or conductor.halted:
+            for job in jobs:
+                cluster.cancel(job.trial)
+        for outcome in ray.get(done):
+            if outcome.state != "stopped":
+                search.pull_trials(outcome.trial)
+                yield outcome
+    for job in jobs:
+        cluster.forget(job.trial)
 
 
 def _prepare(cluster: Cluster, watcher: Watcher) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from raypo.errors import StorageError
@@ -51,7 +52,7 @@ class Ledger:
         """The Optuna study of a method, created on first use."""
         goals = () if label == CONTROL else self.goals
         if self._found(label) is None:
-            directions = ["maximize"] * max(1, len(goals))
+            directions = [StudyDirection.MAXIMIZE] * max(1, len(goals))
             with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):  # another process was first
                 optuna.create_study(storage=self.storage, study_name=f"{self.search}/{label}", directions=directions)
         study = self._found(label)

@@ -33,11 +33,14 @@ class Slots(Protocol):
 
     def forget(self, trial: str) -> bool: ...
 
+    def check(self) -> None: ...
+
 
 class Steering:
     """Carries commands out on a conductor, which it first brings to where earlier ones left the search.
 
-    `revise` keeps a study that a method was added to.
+    `revise` keeps a study that a method was added to; `since` is when this driver took the search over, in seconds
+    since 1970.
     """
 
     def __init__(
@@ -46,18 +49,27 @@ class Steering:
         slots: Slots,
         revise: Callable[[Study, int], Mapping[str, int | None]],
         say: Callable[[str], None],
+        since: float = 0.0,
     ) -> None:
         self._conductor, self._slots, self._revise, self._say = conductor, slots, revise, say
         self._commands = Commands(conductor.ledger)
         self._targets = dict(conductor.targets)
-        self._driver, self._began, self._noted = uuid.uuid4().hex[:8], time.monotonic(), 0.0
-        self._earlier_s = self._commands.wall_s()
+        self._driver, self._since, self._noted = uuid.uuid4().hex[:8], since, 0.0
+        self._earlier_s, self._ran_s = self._commands.wall_s(), 0.0
+        self._counting: float | None = time.monotonic()
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._stand()
 
     def begin(self) -> None:
-        """Enqueue published points, and carry out what was asked while nobody ran the search."""
+        """Enqueue published points, and carry out what was asked while nobody ran the search.
+
+        What should halt the whole search was meant for the driver that ran it.
+        """
+        for command in self._commands.open():
+            halts = command.kind in ("stop", "pause") and command.arguments["trial"] is None
+            if halts and command.asked < self._since:
+                self._commands.close(command, "its driver had ended already", accepted=False)
         if self._conductor.study.search.priors:
             for label in self._conductor.study.methods:
                 self._enqueue_priors(label)
@@ -77,6 +89,15 @@ class Steering:
             self._note_wall()
         if self._error is not None:
             raise self._error
+
+    @contextlib.contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """What happens here takes nothing of a budget's hours."""
+        self._ran_s, self._counting = self._run_s, None
+        try:
+            yield
+        finally:
+            self._counting = time.monotonic()
 
     def stop(self) -> None:
         """Have running trials checkpoint and the search end; may be called from a signal handler."""
@@ -100,12 +121,15 @@ class Steering:
             return {"at": time.time(), "spent_s": conductor.position.spent_s, "trials": _pulses(view)}
 
     def _follow(self, live: Path) -> None:
-        try:
-            while not self._stop.wait(EVERY_S):
+        while not self._stop.wait(EVERY_S):
+            try:
+                self._slots.check()
                 write_json(live, self.tick())
-        except BaseException as error:  # raised again by the driver's own thread
-            self._error = error
-            self._conductor.stopping = True
+            except BaseException as error:  # raised again by the driver's own thread, once its trials have ended
+                self._error = self._error or error
+                self._conductor.stopping = True
+                for name in self._to_cancel():
+                    self._slots.cancel(name)
 
     # Commands -------------------------------------------------------------------------------------------------------
 
@@ -160,7 +184,7 @@ class Steering:
 
     def _clock(self, view: Mapping[str, Mapping[str, Any]]) -> None:
         conductor, workers = self._conductor, self._conductor.budget.workers
-        conductor.wall_s = self._earlier_s + time.monotonic() - self._began
+        conductor.wall_s = self._earlier_s + self._run_s
         names = {
             name: row.name for row in conductor.running.values() for name in repeats.names(conductor.study, row.name)
         }
@@ -172,7 +196,12 @@ class Steering:
     def _note_wall(self) -> None:
         self._noted = time.monotonic()
         if self._conductor.budget.wall_s is not None:
-            self._commands.note_wall(self._driver, self._noted - self._began)
+            self._commands.note_wall(self._driver, self._run_s)
+
+    @property
+    def _run_s(self) -> float:
+        """Seconds for which this driver has run trials."""
+        return self._ran_s + (0.0 if self._counting is None else time.monotonic() - self._counting)
 
     def _end_all(self) -> None:
         conductor = self._conductor

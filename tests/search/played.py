@@ -52,6 +52,7 @@ class Played:
         cost: Callable[[Job], float] = lambda _: 1.0,
         busy: Callable[[Job], None] = lambda _: None,
         outcome: Callable[[Job], Outcome | None] = lambda _: None,
+        since: float = 0.0,
     ) -> None:
         self.search = search
         self._cost, self._busy, self._outcome = cost, busy, outcome
@@ -66,7 +67,7 @@ class Played:
         self._at_work: dict[str, dict[str, Any]] = {}
         self.cancelled: set[str] = set()
         self.conductor.listen(lambda kind, row: self.events.append((kind, row.name)))
-        self.steering = Steering(self.conductor, self, search.revise, self.said.append)
+        self.steering = Steering(self.conductor, self, search.revise, self.said.append, since)
         self.steering.begin()
 
     # What a pool does -----------------------------------------------------------------------------------------------
@@ -81,6 +82,9 @@ class Played:
     def forget(self, trial: str) -> bool:
         self.cancelled.discard(trial)
         return True
+
+    def check(self) -> None:
+        """Its slots never end."""
 
     # What Tune does -------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from played import STUDY, Played, new
 
+from raypo.errors import ClusterError
 from raypo.search import searches
 from raypo.search.commands import Commands
 from raypo.search.jobs import Job, Outcome
@@ -103,6 +105,38 @@ def test_stop_ends_the_driver_and_not_the_next_one(tmp_path: Path) -> None:
     assert played.states == {"dpo-0000": "running"}
     assert played.conductor.stopping
     assert set(Played(search).run().states.values()) == {"finished"}
+
+
+def test_without_a_slot_left_the_search_ends_and_says_so(tmp_path: Path) -> None:
+    class Bare(Played):
+        def check(self) -> None:
+            raise ClusterError("no slot is left")
+
+    search = new(tmp_path)
+    bare = Bare(search)
+    config = bare.conductor.next("t0")
+    assert isinstance(config, dict)
+
+    def follow() -> None:
+        deadline = time.monotonic() + 10
+        with bare.steering.following(search.path / "live.json"):
+            while "dpo-0000" not in bare.cancelled and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+    with pytest.raises(ClusterError, match="no slot is left"):
+        follow()
+    assert bare.conductor.stopping
+    assert "dpo-0000" in bare.cancelled, "else the trial would wait for a slot for ever"
+
+
+@pytest.mark.parametrize("kind", ["stop", "pause"])
+def test_what_was_to_halt_a_driver_that_died_does_not_halt_the_next(tmp_path: Path, kind: str) -> None:
+    search = new(tmp_path)
+    command = Commands(search.ledger).send(kind, trial=None)
+    later = Played(search, since=time.time())
+    assert set(later.run().states.values()) == {"finished"}
+    answer = later.answer(command)
+    assert (answer.answer, answer.accepted) == ("its driver had ended already", False)
 
 
 def test_enqueued_values_are_tried_next_as_a_trial_more(tmp_path: Path) -> None:

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 import ray
-from stubbed import STUB, run_stub
+from stubbed import STUB, Silent, run_stub
 
 from raypo.errors import StorageError
 from raypo.search import driver
-from raypo.search.jobs import Outcome
+from raypo.search.commands import Commands
+from raypo.search.jobs import Job, Outcome
+from raypo.search.joining import NAMESPACE
 from raypo.search.lease import lease
+from raypo.search.pool import SlotPool
 from raypo.search.samplers import make_sampler
+from raypo.search.slots import Slot, SlotPlan
 from raypo.study import Study, build
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -120,3 +124,47 @@ def test_the_best_of_each_method_are_confirmed_on_the_slots_once(tmp_path: Path)
     again, _ = run_stub(search, study)
     assert {path.parent.name: path.read_text() for path in search.path.glob("trials/*.s?/work.log")} == work
     assert [t.confirmation for t in again.trials] == [t.confirmation for t in results.trials]
+
+
+def test_a_search_that_is_stopped_while_it_confirms_confirms_the_rest_when_it_goes_on(tmp_path: Path) -> None:
+    study = build({**STUB, "storage": str(tmp_path), "confirm": {"top": 2, "seeds": 2}}, "stub")
+    search = driver.create(study)
+    (search.path / "step_s").write_text("0.1")
+
+    class Stops(Silent):
+        def stage(self, text: str) -> None:
+            if text.startswith("confirming"):
+                Commands(search.ledger).send("stop", trial=None)
+
+    driver.run(search, study, Stops(), bench="stub_bench:StubBench")
+    confirmed = {row.name for row in search.ledger.rows() if row.confirmation is not None}
+    assert len(confirmed) < 4
+    assert Commands(search.ledger).open() == []
+    results, watcher = run_stub(search, study)
+    assert len([t for t in results.trials if t.confirmation is not None]) == 4
+    assert watcher.events == [], "no trial was drawn or evaluated for that"
+    logs = search.path.glob("trials/*.s?/work.log")
+    assert {tuple(sorted(set(log.read_text().split()), key=int)) for log in logs} == {tuple(map(str, range(12)))}
+
+
+def test_a_slot_that_is_given_up_hands_back_what_it_held(tmp_path: Path) -> None:
+    class Broken(Slot):
+        def _fit(self) -> None:
+            raise RuntimeError("there is no place for it")
+
+    pool = ray.remote(SlotPool).options(name="given-up", namespace=NAMESPACE)
+    asked = pool.remote(1, 100, str(tmp_path / "pool.json"), str(tmp_path / "slots.jsonl"))
+    ray.get(asked.enter.remote("slot-0", "a", 0, "node", 1))
+    job = Job("dpo-0000", "dpo", {}, 0, 1.0)
+    waiting = asked.submit.remote(job)
+    assert ray.get(asked.next_job.remote("slot-0", "a", 0)) == job
+    plan = SlotPlan("stub", "slot-0", "given-up", NAMESPACE, "", {}, 1, 1, 0, "PACK", str(tmp_path))
+    slot = Broken(plan)
+    slot.start()
+    ray.get(asked.enter.remote("slot-1", "b", 0, "node", 2))
+    assert ray.get(asked.next_job.remote("slot-1", "b", 0), timeout=60) == job
+    assert slot.close(10)
+    assert "no place" in str(slot.error)
+    ray.get(asked.finished.remote("slot-1", "b", Outcome("dpo-0000", "finished", 1.0), job))
+    assert ray.get(waiting).state == "finished"
+    ray.kill(asked)
