@@ -41,7 +41,11 @@ def train(
     allow_code: Code = False,
     json_: Json = False,
 ) -> None:
-    """Train and judge one configuration in this process, without a search."""
+    """Train and judge one configuration in this process, without a search.
+
+    Each has a folder of its own in that of the run: the same one again goes on where it was interrupted, or has its
+    result.
+    """
     from raypo.search import single
     from raypo.study import load
 

@@ -69,6 +69,11 @@ def evaluation_file(search: Path, trial: str, until: float) -> Path:
     return trial_folder(search, trial) / "evaluations" / f"{until:.6f}.json"
 
 
+def run_file(search: Path, trial: str) -> Path:
+    """What a run without a search is made of."""
+    return trial_folder(search, trial) / "run.json"
+
+
 def origins_file(search: Path) -> Path:
     """Which model and data all trials come from, by content hash."""
     return search / "origins.json"

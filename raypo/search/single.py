@@ -1,4 +1,8 @@
-"""Training one configuration without a search: the same bench, in this very process."""
+"""Training one configuration without a search: the same bench, in this very process.
+
+A run goes by what it is made of, and so does the name of its folder: the same one again goes on from its checkpoint or
+has its result, and another one finds nothing of it.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raypo.errors import StudyError
+from raypo.artifacts import hash_of
+from raypo.errors import StorageError, StudyError
 from raypo.search.bench import TrialBench
-from raypo.search.folders import artifact_store, location_of
+from raypo.search.folders import artifact_store, evaluation_file, location_of, run_file, trial_folder, write_json
 from raypo.search.jobs import Job, Outcome
 from raypo.search.judging import trained_reward_model
 from raypo.search.materials import Materials
+from raypo.search.origins import origins
 from raypo.search.preflight import check
+from raypo.search.remote import WorkingCopy
 from raypo.spaces import Space
 from raypo.study import Study
 
 REWARD_MODEL = "reward_model"
+ELSEWHERE = ("name", "storage", "ledger", "tracking")
+"""Sections of a study that say where a run is kept and shown, and nothing of what comes of it."""
 
 
 def train(study: Study, label: str, name: str, say: Callable[[str], None]) -> tuple[Outcome, Path]:
@@ -25,18 +34,23 @@ def train(study: Study, label: str, name: str, say: Callable[[str], None]) -> tu
 
     Raises:
         StudyError: the label is unknown, one of its values is still an axis, or the data is none for it.
+        StorageError: the name is a search's.
     """
     point = point_of(study, label)
-    check(study.model_copy(update={"methods": {label: study.methods[label]}}), say)
-    bench = TrialBench(study.written(), name, location_of(study.storage, name), study.allow_code)
-    trial = f"{label}-0000"
+    location = location_of(study.storage, name)
+    if name in WorkingCopy(location).neighbours():
+        raise StorageError(f"--name {name}: there is a search of that name in {study.storage}; give another name")
+    alone = study.model_copy(update={"methods": {label: study.methods[label]}})
+    check(alone, say)
+    bench = TrialBench(alone.written(), name, location, study.allow_code)
     pulse = _Telling(say)
     try:
         bench.run(Job("prepare", "prepare", {}, 0, 1.0, kind="prepare"), pulse)
+        trial = _placed(bench, label, say)
         outcome = bench.run(Job(trial, label, point, study.search.seed, 1.0), pulse)
     finally:
         bench.close()
-    return outcome, bench.folder / "trials" / trial / "model"
+    return outcome, trial_folder(bench.folder, trial) / "model"
 
 
 def train_reward_model(study: Study, say: Callable[[str], None]) -> Path:
@@ -60,9 +74,28 @@ def point_of(study: Study, label: str) -> dict[str, Any]:
     return dict(axes)
 
 
+def made_of(study: Study, materials: Materials) -> dict[str, Any]:
+    """What the result of a study's only run follows from; the content of model and data, whatever their paths say."""
+    told = {section: value for section, value in study.written().items() if section not in ELSEWHERE}
+    return {"study": told, "origins": origins(materials)}
+
+
 def as_json(outcome: Outcome, model: Path) -> dict[str, Any]:
     """What `raypo train --json` prints."""
     return {**asdict(outcome), "model": str(model)}
+
+
+def _placed(bench: TrialBench, label: str, say: Callable[[str], None]) -> str:
+    """The name of the bench's only run, with what it is made of written in its folder."""
+    run = made_of(bench.study, bench.materials)
+    trial = f"{label}-{hash_of(run)[:8]}-0000"
+    written, record = run_file(bench.folder, trial), evaluation_file(bench.folder, trial, 1.0)
+    bench.copy.pull(record)
+    if record.exists():
+        say(f"{trial}: is trained and judged already, and this is what came of it; another --name does it anew")
+    write_json(written, run)
+    bench.copy.push(written)
+    return trial
 
 
 def _key(study: Study, label: str, name: str) -> str:

@@ -1,0 +1,109 @@
+"""One configuration without a search: a run goes on from what it left itself, and from nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_bench import small_study
+
+from raypo.errors import StorageError
+from raypo.quickstart import task
+from raypo.search.jobs import Outcome
+from raypo.search.searches import create
+from raypo.search.single import train
+from raypo.study import Study
+
+
+def study_of(storage: Path, beta: float = 0.1, **sections: Any) -> Study:
+    return small_study(storage, methods={"dpo": {"beta": beta}}, **sections)
+
+
+def trained(study: Study, name: str = "train") -> tuple[Outcome, Path, list[str]]:
+    """(what came of a run, folder of its model, what was said)."""
+    said: list[str] = []
+    return *train(study, "dpo", name, said.append), said
+
+
+def weights(model: Path) -> bytes:
+    return (model / "model.safetensors").read_bytes()
+
+
+def test_the_same_run_again_has_its_result(tmp_path: Path) -> None:
+    first, model, said = trained(study_of(tmp_path))
+    assert any(line.startswith("training") for line in said)
+    again, same, said = trained(study_of(tmp_path, tracking={"project": "another"}))
+    assert (asdict(again), same) == (asdict(first), model)
+    assert not any(line.startswith("training") for line in said)
+    assert "is trained and judged already" in said[-1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"beta": 0.9},
+        {"training": {"lr": 1e-3}},
+        {"objective": {"prompts": {"split": "eval", "count": 64}}},
+        {"search": {"seed": 1}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_another_run_has_nothing_of_the_first(tmp_path: Path, changes: dict[str, Any]) -> None:
+    _, before, _ = trained(study_of(tmp_path))
+    kept = weights(before)
+    outcome, model, _ = trained(study_of(tmp_path, **changes))
+    calm, alone, _ = trained(study_of(tmp_path / "elsewhere", **changes))
+    assert outcome.evaluation == calm.evaluation
+    assert weights(model) == weights(alone)
+    assert (before != model, weights(before)) == (True, kept), "what was trained first is still there"
+
+
+def test_a_file_of_other_rows_is_another_run(tmp_path: Path) -> None:
+    rows, models = tmp_path / "rows.jsonl", []
+    for seed in (0, 1):
+        rows.write_text("".join(json.dumps(row) + "\n" for row in task.pairs(64, seed, "train")))
+        source = {"source": str(rows), "heldout": 0}
+        prompts = {"prompts": {"source": "quickstart", "split": "eval", "count": 128}}
+        models.append(trained(study_of(tmp_path, data=source, objective=prompts))[1])
+    assert models[0] != models[1]
+    assert weights(models[0]) != weights(models[1])
+
+
+def test_a_folder_of_a_run_says_what_it_was_made_of(tmp_path: Path) -> None:
+    _, model, _ = trained(study_of(tmp_path))
+    told = json.loads((model.parent / "run.json").read_text())
+    assert told["study"]["methods"]["dpo"]["beta"] == 0.1
+    assert told["origins"].keys() == {"base-model", "dataset"}
+
+
+class Interrupted(Exception):
+    """Somebody pressed Ctrl-C."""
+
+
+def test_an_interrupted_run_goes_on_and_another_one_begins_anew(tmp_path: Path) -> None:
+    often = {"steps": 24, "checkpoint_every_s": 1e-6}
+
+    def interrupt(line: str) -> None:
+        if line.startswith("training 7"):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(study_of(tmp_path, training=often), "dpo", "train", interrupt)
+    _, other, said = trained(study_of(tmp_path, training={**often, "lr": 1e-3}))
+    assert any(line.startswith("training 4%") for line in said)
+    assert weights(other) == weights(trained(study_of(tmp_path / "calm", training={**often, "lr": 1e-3}))[1])
+    _, model, said = trained(study_of(tmp_path, training=often))
+    assert not any(line.startswith("training 4%") for line in said), "it goes on from a checkpoint"
+    assert weights(model) == weights(trained(study_of(tmp_path / "calm", training=often))[1])
+
+
+def test_the_name_of_a_search_is_refused(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    search = create(study, "taken")
+    before = sorted(search.path.rglob("*"))
+    with pytest.raises(StorageError, match=r"--name taken: there is a search of that name in .*; give another name"):
+        trained(study, "taken")
+    assert sorted(search.path.rglob("*")) == before
