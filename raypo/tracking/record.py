@@ -63,12 +63,32 @@ def completions(folder: Path, columns: list[str] | None = None) -> list[Row]:
     return pq.read_table(path, columns=columns).to_pylist() if path.exists() else []
 
 
-def final_scores(folder: Path) -> dict[str, float]:
-    """Return each prompt's mean score at a trial's latest evaluation, in [0, 1]; without a verdict it is absent."""
+def quoted_scores(trial: TrialResult) -> dict[str, float]:
+    """Return each prompt's mean score in the answers that a trial's quoted win rate rests on, over all their seeds."""
+    scores: dict[str, list[float]] = {}
+    for folder in _quoted(trial):
+        for prompt, score in final_scores(folder):
+            scores.setdefault(prompt, []).append(score)
+    return {prompt: sum(found) / len(found) for prompt, found in scores.items()}
+
+
+def final_scores(folder: Path) -> list[tuple[str, float]]:
+    """Return (prompt, score in [0, 1]) of each verdict at a trial's latest evaluation."""
     judged = completions(folder, ["fraction", "prompt", "score"])
     last = max((row["fraction"] for row in judged), default=0.0)
-    scores: dict[str, list[float]] = {}
-    for row in judged:
-        if row["fraction"] == last and row["score"] is not None and math.isfinite(row["score"]):
-            scores.setdefault(row["prompt"], []).append(row["score"])
-    return {prompt: sum(found) / len(found) for prompt, found in scores.items()}
+    return [
+        (row["prompt"], row["score"])
+        for row in judged
+        if row["fraction"] == last and row["score"] is not None and math.isfinite(row["score"])
+    ]
+
+
+def _quoted(trial: TrialResult) -> list[Path]:
+    """Folders of the trainings behind a quoted win rate: the confirmation's, else the trial's own and further seeds."""
+    found, last = trial.confirmation or {}, trial.estimate
+    if found.get("seeds"):
+        failed = found.get("failed", {})
+        names = [f"{trial.name}.s{k}" for k in range(int(found["seeds"]) + len(failed))]
+        return [trial.folder.with_name(name) for name in names if name not in failed]
+    seeds = int(last.metrics.get("seeds", 1)) if last else 1
+    return [trial.folder, *(trial.folder.with_name(f"{trial.name}.r{k}") for k in range(1, seeds))]

@@ -15,13 +15,13 @@ from plotly.offline import get_plotlyjs
 
 from raypo.search.results import SearchResults, TrialResult
 from raypo.tracking import charts
-from raypo.tracking.compare import Comparison, caption, compare, winner
+from raypo.tracking.compare import caption, compare, winner
 from raypo.tracking.fronts import fronts
 from raypo.tracking.importance import searched
 from raypo.tracking.page import chart, grid, section, table, text
 from raypo.tracking.parallel import parallel
 from raypo.tracking.samples import samples
-from raypo.tracking.significance import Pair, significance
+from raypo.tracking.significance import Pair, basis, significance, verdict
 from raypo.tracking.tables import Table, configuration, front, headline, number, signed
 from raypo.tracking.usage import drawings
 
@@ -52,28 +52,6 @@ def page(results: SearchResults) -> str:
     }
     # One pass, so that braces within a model's answer stay what they are.
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place.group(1)], template)
-
-
-def verdict(comparison: Comparison, pairs: list[Pair]) -> str:
-    """Say in one sentence which method won, and whether the data can tell."""
-    rows = sorted((row for row in comparison.rows if row.win_rate is not None), key=lambda row: -(row.win_rate or 0))
-    if not rows:
-        return "No trial has been fully trained yet."
-    best = rows[0]
-    said = f"{best.method} is ahead with {number(best.win_rate, scale=100)} %"
-    unclear = [
-        other
-        for pair in pairs
-        for other in (pair.first, pair.second)
-        if best.method in (pair.first, pair.second) and other != best.method and not pair.certain
-    ]
-    if unclear:
-        return f"{said}; these data cannot tell it from {_listed(unclear)}."
-    return f"{said}, more than chance explains." if len(rows) > 1 and pairs else f"{said}."
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _header(results: SearchResults, sections: Sequence[str]) -> str:
@@ -124,7 +102,7 @@ def _differences(results: SearchResults) -> str:
     lead = "Row minus column, in points of win rate, on the prompts that both winners answered."
     note = (
         "Each cell: difference, its own 95 % interval, and a p-value that holds for all pairs together (Holm); "
-        "coloured where it is below 0.05. The winners were picked on these prompts, so both look better than they are."
+        f"coloured where it is below 0.05. {basis(compare(results))}"
     )
     pairs = {(pair.first, pair.second): pair for pair in significance(results)}
     if not pairs:

@@ -1,4 +1,7 @@
-"""Whether the winners of two methods differ: paired on the prompts that both answered, corrected for many pairs."""
+"""Whether the winners of two methods differ: paired on the prompts that both answered, corrected for many pairs.
+
+The answers are those that the winners' quoted figures rest on, so that figure and test never speak of different data.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from itertools import combinations
 
 from raypo.evaluation.paired import holm, paired_difference
 from raypo.search.results import SearchResults
-from raypo.tracking.compare import winner
-from raypo.tracking.record import final_scores
+from raypo.tracking.compare import Comparison, winner
+from raypo.tracking.record import quoted_scores
+from raypo.tracking.tables import number
 
 LEVEL = 0.05
 
@@ -33,11 +37,16 @@ class Pair:
         """Whether the difference is more than chance would make of as many pairs."""
         return self.p_value < LEVEL
 
+    @property
+    def order(self) -> tuple[str, str]:
+        """The better of the two, then the other."""
+        return (self.first, self.second) if self.difference > 0 else (self.second, self.first)
+
 
 def significance(results: SearchResults) -> list[Pair]:
     """Compare the winners of all pairs of methods; a pair with fewer than two prompts in common is left out."""
     best = {method: winner(results.trials, method) for method in results.methods}
-    scores = {method: final_scores(trial.folder) for method, trial in best.items() if trial is not None}
+    scores = {method: quoted_scores(trial) for method, trial in best.items() if trial is not None}
     pairs = []
     for first, second in combinations(scores, 2):
         shared = [prompt for prompt in scores[first] if prompt in scores[second]]
@@ -47,3 +56,34 @@ def significance(results: SearchResults) -> list[Pair]:
             pairs.append(Pair(first, second, *figures))
     corrected = holm([pair.p_value for pair in pairs])
     return [replace(pair, p_value=float(value)) for pair, value in zip(pairs, corrected, strict=True)]
+
+
+def verdict(comparison: Comparison, pairs: list[Pair]) -> str:
+    """Say in one sentence which method won, and whether the data can tell it from every other one."""
+    rows = sorted((row for row in comparison.rows if row.win_rate is not None), key=lambda row: -(row.win_rate or 0))
+    if not rows:
+        return "No trial has been fully trained yet."
+    best, *others = rows
+    said = f"{best.method} is ahead with {number(best.win_rate, scale=100)} %"
+    beaten = {worse for better, worse in (pair.order for pair in pairs if pair.certain) if better == best.method}
+    unclear = [row.method for row in others if row.method not in beaten]
+    if unclear:
+        return f"{said}; these data cannot tell it from {_listed(unclear)}."
+    return f"{said}, more than chance explains." if others else f"{said}."
+
+
+def basis(comparison: Comparison) -> str:
+    """Say which answers the pairs were tested on."""
+    confirmed = [row.confirmation is not None for row in comparison.rows if row.trial is not None]
+    if not any(confirmed):
+        return "The winners were picked on these prompts, so both look better than they are."
+    if all(confirmed):
+        return "Tested on the confirmation's answers, averaged over its seeds by prompt; no winner was picked on these."
+    return (
+        "Confirmed winners are tested on the confirmation's answers, averaged over its seeds by prompt, the others on "
+        "the search's own; one of each kind cannot be compared, for they answered different prompts."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -13,17 +13,14 @@ import pytest
 from plotly.offline import get_plotlyjs
 from synthetic import write_search
 
-from raypo.evaluation.paired import paired_difference
 from raypo.search.results import SearchResults
 from raypo.study import loading
 from raypo.tracking import charts
 from raypo.tracking.compare import compare, winner
 from raypo.tracking.importance import importances, is_log
 from raypo.tracking.parallel import parallel
-from raypo.tracking.record import final_scores
-from raypo.tracking.report import command, page, verdict, write_report
+from raypo.tracking.report import command, page, write_report
 from raypo.tracking.samples import chosen_prompts, winners_answers
-from raypo.tracking.significance import significance
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = [
@@ -134,34 +131,6 @@ def test_a_command_runs_the_same_configuration_again(results: SearchResults) -> 
     for setting in [word for before, word in itertools.pairwise(words) if before == "--set"]:
         loading.override(content, setting)
     assert content["methods"] == {"epsilon_dpo": dict(trial.hyperparameters)}
-
-
-def test_differences_are_paired_and_corrected(results: SearchResults) -> None:
-    pairs = significance(results)
-    assert len(pairs) == 6
-    pair = pairs[0]
-    best = [final_scores(winner(results.trials, method).folder) for method in (pair.first, pair.second)]
-    alone = paired_difference([best[0][p] for p in best[0]], [best[1][p] for p in best[0]])
-    assert pair.difference == pytest.approx(alone.difference)
-    rates = [winner(results.trials, method).estimate.win_rate for method in (pair.first, pair.second)]
-    assert pair.difference == pytest.approx(rates[0] - rates[1])
-    assert pair.p_value >= alone.p_value
-    assert pair.n == 120
-
-
-def test_the_verdict_claims_no_more_than_the_data_can_tell(results: SearchResults) -> None:
-    pairs = significance(results)
-    comparison = compare(results)
-    assert "cannot tell it from" in verdict(comparison, pairs)
-    assert verdict(comparison, [replace(pair, p_value=0.001) for pair in pairs]).endswith("more than chance explains.")
-    assert verdict(comparison, []).endswith("%.")
-
-
-def test_scores_of_a_prompt_that_repeats_are_averaged(tmp_path: Path) -> None:
-    scores = [("a", 1 / 3, 0.0), ("a", 1.0, 1.0), ("a", 1.0, 0.0), ("b", 1.0, float("nan")), ("c", 1.0, 0.5)]
-    rows = [{"prompt": prompt, "fraction": fraction, "score": score} for prompt, fraction, score in scores]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "completions.parquet")
-    assert final_scores(tmp_path) == {"a": 0.5, "c": 0.5}
 
 
 def test_importance_finds_the_hyperparameter_that_mattered(results: SearchResults) -> None:
