@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 from rich.console import Console
 
 from raypo.errors import StorageError
+from raypo.json import dumps
 
 app = typer.Typer(
     add_completion=False,
@@ -47,7 +47,7 @@ ANSWER_S = 20.0
 
 def print_json(value: Any) -> None:
     """Print JSON."""
-    print(json.dumps(value, indent=2))
+    print(dumps(value, indent=2))
 
 
 def draw(drawing: Any) -> None:

@@ -58,12 +58,12 @@ def confirm(
 def combined(outcomes: Sequence[Outcome], folder: Path) -> dict[str, Any]:
     """One figure over all seeds: the mean score, its interval clustered by prompt, the spread between seeds.
 
-    `win_rate` is nan-free only where a seed finished; otherwise the confirmation holds its failures alone.
+    Where no seed finished there is no figure, and it holds the failures alone.
     """
     good = [outcome for outcome in outcomes if outcome.state == "finished"]
     failed = {outcome.trial: outcome.reason for outcome in outcomes if outcome.state != "finished"}
     if not good:
-        return {"win_rate": 0.0, "ci_low": 0.0, "ci_high": 1.0, "n": 0, "seeds": 0, "spread": 0.0, "failed": failed}
+        return {"seeds": 0, "failed": failed}
     stored = [read(trial_folder(folder, outcome.trial) / "completions.parquet", 1.0) for outcome in good]
     scores = np.array([row.score for rows in stored for row in rows])
     prompts = np.array([row.prompt for rows in stored for row in rows])

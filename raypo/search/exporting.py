@@ -10,7 +10,6 @@ from pathlib import Path
 from raypo.errors import StorageError
 from raypo.evaluation.goals import beats
 from raypo.search.folders import MODEL, trial_folder
-from raypo.search.ranking import merit, point
 from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row
 
@@ -48,14 +47,14 @@ class Models:
 
     def heard(self, kind: str, row: Row) -> None:
         """Take an event of the search into account."""
-        if kind != "ended" or row.state != "finished" or not row.evaluations:
+        standing = row.standing
+        if kind != "ended" or standing is None:
             return
         best, unbeaten = self._best.setdefault(row.label, []), self._front.setdefault(row.label, {})
         kept = {row.name, *(name for *_, name in best), *unbeaten}
-        judged, objective = merit(row)
-        bisect.insort(best, (not judged, -objective, row.number, row.name))
+        bisect.insort(best, (not standing.judged, -standing.objective, row.number, row.name))
         del best[self._keep :]
-        new = point(row)
+        new = standing.objectives
         if new and not any(beats(other, new) for other in unbeaten.values()):
             for name in [name for name, other in unbeaten.items() if beats(new, other)]:
                 del unbeaten[name]

@@ -1,41 +1,92 @@
-"""Which of a method's finished trials are best: for confirmation, for benchmarks, and for whose model is kept."""
+"""Which of a method's trials are best: for tables, export and benchmarks, for confirmation, for whose model is kept.
+
+Rows of the ledger and results that were read from it are ranked alike, by their standing, so that whoever asks is told
+the same winner.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from raypo.evaluation.goals import front
-from raypo.search.rows import Row
 
 
-def merit(row: Row) -> tuple[bool, float]:
-    """What evaluated trials are ordered by, larger is better: judged on every prompt, then the (first) objective."""
-    last = row.evaluations[-1]
-    return "not_judged" not in last, float(last["objective"])
+@dataclass(frozen=True)
+class Standing:
+    """What a fully trained trial is ranked by, larger is better in all of it.
+
+    `judged` says whether it was judged on every prompt, `objective` is the (first) objective, `objectives` all of
+    several, and `confirmed` the (first) objective on unseen prompts.
+    """
+
+    judged: bool
+    objective: float
+    objectives: tuple[float, ...] = ()
+    confirmed: float | None = None
+
+    @property
+    def chosen_by(self) -> float:
+        """The objective that a winner is chosen by."""
+        return self.objective if self.confirmed is None else self.confirmed
 
 
-def point(row: Row) -> tuple[float, ...]:
-    """A trial's values where the search has several objectives, larger is better; empty where it has one."""
-    return tuple(row.evaluations[-1].get("objectives", ()))
+class Ranked(Protocol):
+    """A trial with its standing; None while it cannot win."""
+
+    @property
+    def standing(self) -> Standing | None: ...
 
 
-def winner(rows: Sequence[Row]) -> Row | None:
-    """The best finished trial of one method, of the confirmed ones where there are any."""
-    best = ranked(rows)
-    confirmed = {
-        row.name: float(row.confirmation.get("objective", row.confirmation["win_rate"]))
-        for row in best
-        if row.confirmation is not None and row.confirmation["seeds"]
-    }
-    return max(
-        (row for row in best if row.name in confirmed),
-        key=lambda row: confirmed[row.name],
-        default=best[0] if best else None,
+Trial = TypeVar("Trial", bound=Ranked)
+
+
+def standing_of(evaluation: Mapping[str, Any], confirmation: Mapping[str, Any] | None) -> Standing | None:
+    """The standing of a trial by its last evaluation; None where that has no number to show for it."""
+    figures = [float(evaluation[name]) for name in ("objective", "win_rate") if name in evaluation]
+    if not figures or not all(map(math.isfinite, figures)):
+        return None
+    found = counted(confirmation)
+    return Standing(
+        judged="not_judged" not in evaluation,
+        objective=figures[0],
+        objectives=tuple(evaluation.get("objectives", ())),
+        confirmed=None if found is None else float(found.get("objective", found["win_rate"])),
     )
 
 
-def ranked(rows: Sequence[Row]) -> list[Row]:
-    """The finished trials of one method, best first; with several objectives those of the front come before others."""
-    finished = [row for row in rows if row.state == "finished" and row.evaluations]
-    unbeaten = {finished[i].name for i in front([point(row) for row in finished])} if finished else set()
-    return sorted(finished, key=lambda row: (row.name in unbeaten, *merit(row)), reverse=True)
+def counted(confirmation: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A confirmation, unless no seed of it came to a figure."""
+    return confirmation if confirmation and confirmation.get("seeds", 1) else None
+
+
+def winner(trials: Iterable[Trial]) -> Trial | None:
+    """The best trial of one method, of those confirmed on unseen prompts where there are any, or None.
+
+    The others' figures still carry the optimism of having been searched.
+    """
+    able = _stood(trials)
+    confirmed = [(trial, standing) for trial, standing in able if standing.confirmed is not None]
+    best = max(confirmed, key=lambda pair: pair[1].chosen_by, default=able[0] if able else None)
+    return None if best is None else best[0]
+
+
+def ranked(trials: Iterable[Trial]) -> list[Trial]:
+    """The fully trained trials of one method, best first; of several objectives, those of the front before all others.
+
+    One that was raced out, and so judged on a part of the prompts, comes after all that were judged on all.
+    """
+    return [trial for trial, _ in _stood(trials)]
+
+
+def _stood(trials: Iterable[Trial]) -> list[tuple[Trial, Standing]]:
+    able = [(trial, standing) for trial in trials if (standing := trial.standing) is not None]
+    points = [standing.objectives for _, standing in able]
+    unbeaten = set(front(points)) if any(points) else set()
+    # Of equal ones the earlier comes first, for the sort is stable.
+    order = sorted(
+        range(len(able)), key=lambda i: (i in unbeaten, able[i][1].judged, able[i][1].objective), reverse=True
+    )
+    return [able[i] for i in order]

@@ -61,6 +61,7 @@ def _evaluations(entries: tuple[Mapping[str, Any], ...]) -> list[Evaluation]:
         Evaluation(
             **{name: entry[name] for name in _OWN if name in entry and name != "cost_s"},
             cost_s=cost,
+            objectives=tuple(entry.get("objectives", ())),
             metrics={k: v for k, v in entry.items() if k not in _OWN and isinstance(v, int | float)},
         )
         for entry, cost in zip(entries, costs, strict=True)

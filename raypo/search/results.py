@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from raypo.search.ranking import Standing, counted, standing_of
+
 Value = float | int | str | bool
 State = Literal["waiting", "running", "paused", "finished", "pruned", "failed", "diverged", "stopped"]
 
@@ -20,7 +22,7 @@ class Evaluation:
 
     `fraction` is in (0, 1], `win_rate` and its 95 % interval in [0, 1], `n` the number of judged prompts, `kl` in nats
     per completion, `length` in tokens, `cost_s` in device-seconds since the trial began. `scores` names a file with one
-    score per prompt where one was kept.
+    score per prompt where one was kept, `objectives` holds what a search of several maximises, larger is better.
     """
 
     fraction: float
@@ -34,6 +36,7 @@ class Evaluation:
     cost_s: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
     scores: Path | None = None
+    objectives: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class TrialResult:
 
     `fraction` is the part of the schedule that was trained, `history` its evaluations in order, `reason` why it was
     pruned, failed or diverged, `cost_s` its device-seconds. `confirmation` holds `win_rate`, `ci_low`, `ci_high`, `n`,
-    `seeds` and `spread` measured on prompts that the search never saw; `benchmarks` has `task`, `metric`, `value`,
-    `standard_error` and `n` each.
+    `seeds` and `spread` measured on prompts that the search never saw, or 0 `seeds` and why all `failed`; `benchmarks`
+    has `task`, `metric`, `value`, `standard_error` and `n` each.
     """
 
     name: str
@@ -65,6 +68,20 @@ class TrialResult:
     def estimate(self) -> Evaluation | None:
         """The latest evaluation, or None before the first."""
         return self.history[-1] if self.history else None
+
+    @property
+    def confirmed(self) -> Mapping[str, Any] | None:
+        """Its confirmation, or None where no seed of that came to a figure."""
+        return counted(self.confirmation)
+
+    @property
+    def standing(self) -> Standing | None:
+        """What it is ranked by; None where it was not trained to the end and measured."""
+        last = self.estimate
+        if self.state != "finished" or self.fraction < 1.0 or last is None:
+            return None
+        figures = {"win_rate": last.win_rate, "objectives": last.objectives, **last.metrics}
+        return standing_of(figures, self.confirmation)
 
 
 @dataclass(frozen=True)

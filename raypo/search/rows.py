@@ -9,6 +9,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from raypo.search.ranking import Standing, standing_of
+
 _STATES = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting", TrialState.COMPLETE: "finished"}
 
 
@@ -33,6 +35,12 @@ class Row:
     @property
     def over(self) -> bool:
         return self.state not in ("running", "waiting", "paused")
+
+    @property
+    def standing(self) -> Standing | None:
+        """What it is ranked by; None where it was not trained to the end and measured."""
+        able = self.state == "finished" and bool(self.evaluations)
+        return standing_of(self.evaluations[-1], self.confirmation) if able else None
 
 
 def trial_name(label: str, number: int) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from raypo.json import dumps
 from raypo.methods import Method
 from raypo.search import checkpoints
 from raypo.search.folders import READ, trial_folder
@@ -96,9 +97,7 @@ class Segment:
         fraction = self.trainer.step / self.trainer.total_steps
         self._pulse(fraction, "training", metrics.get("loss"))
         if rank() == 0:
-            self._log.append(
-                json.dumps({"step": self.trainer.step, "fraction": fraction, **metrics, "time": time.time()})
-            )
+            self._log.append(dumps({"step": self.trainer.step, "fraction": fraction, **metrics, "time": time.time()}))
 
     def _save(self) -> None:
         if self.kept is not None and checkpoints.step_of(self.kept) == self.trainer.step:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from raypo.errors import StudyError
+from raypo.json import dumps
 from raypo.search.results import SearchResults, TrialResult
 from raypo.tracking.tables import Table, number, to_latex, to_markdown
 
@@ -55,7 +55,7 @@ def benchmark_table(searches: Sequence[SearchResults]) -> Table:
 def render(searches: Sequence[SearchResults], style: str) -> str:
     """Write the figures as JSON, markdown or LaTeX."""
     if style == "json":
-        return json.dumps(as_json(searches), indent=2)
+        return dumps(as_json(searches), indent=2)
     if style not in ("markdown", "latex"):
         raise StudyError(
             f"--format: benchmarks have no such format, got {style!r}; allowed: table, markdown, json, latex"

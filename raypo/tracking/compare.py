@@ -1,9 +1,7 @@
 """Which configuration of each method won, by how much, and how sure that is.
 
 Only fully trained trials can win: a pruned trial's number comes from an earlier point of its schedule, where a large
-learning rate can look good before it over-optimises. Where configurations were confirmed on unseen prompts, the winner
-is chosen among the confirmed ones, since the others' figures still carry the optimism of having been searched. A trial
-that was raced out, and so judged on a part of the prompts, wins over none that was judged on all.
+learning rate can look good before it over-optimises. Which of them does, `raypo.search.ranking` decides.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from typing import Any
 
 from raypo.errors import StorageError
 from raypo.evaluation.goals import front, value_of
+from raypo.search import ranking
 from raypo.search.results import SearchResults, TrialResult, Value
 
 COUNTED = ("finished", "pruned", "failed", "diverged")
@@ -55,6 +54,11 @@ class MethodRow:
     confirmation: Confirmation | None = None
     objective: float | None = None
     """What the winner was chosen by, where that is not the win rate."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the figures were measured on unseen prompts; a confirmation of which every seed failed has none."""
+        return self.confirmation is not None and self.confirmation.seeds > 0
 
 
 @dataclass(frozen=True)
@@ -98,25 +102,14 @@ def figure(trial: TrialResult) -> dict[str, Any]:
     last = trial.estimate
     if last is None:
         raise StorageError(f"{trial.name}: has no win rate, got an empty history; wait for its first evaluation")
-    source: Mapping[str, Any] = asdict(last) if trial.confirmation is None else trial.confirmation
+    source = trial.confirmed or asdict(last)
     interval = {name: float(source[name]) for name in ("win_rate", "ci_low", "ci_high")}
     return {**interval, "n": int(source["n"]), "kl": last.kl, "length": last.length}
 
 
 def winner(trials: Sequence[TrialResult], method: str) -> TrialResult | None:
-    """Return a method's best fully trained trial by the (first) objective, or None; of equal ones, the earliest."""
-    able = [trial for trial in trials if trial.method == method and fully_trained(trial)]
-    confirmed = [trial for trial in able if trial.confirmation is not None]
-    return max(confirmed or able, key=lambda trial: (*_merit(trial), -trial.number), default=None)
-
-
-def _merit(trial: TrialResult) -> tuple[bool, float]:
-    """What trials are ordered by: judged in full, then the objective, from the confirmation where there is one."""
-    last, found = trial.estimate, trial.confirmation
-    if found is not None:
-        return True, found.get("objective", found["win_rate"]) if found["seeds"] else -math.inf
-    assert last is not None, "a fully trained trial has an estimate"
-    return "not_judged" not in last.metrics, last.metrics.get("objective", last.win_rate)
+    """Return a method's best fully trained trial by the (first) objective, or None."""
+    return ranking.winner(trial for trial in trials if trial.method == method)
 
 
 def compare(results: SearchResults) -> Comparison:
@@ -128,7 +121,7 @@ def compare(results: SearchResults) -> Comparison:
     return Comparison(
         search=results.name,
         rows=rows,
-        confirmed=any(best) and all(trial.confirmation is not None for trial in best if trial is not None),
+        confirmed=any(best) and all(trial.confirmed is not None for trial in best if trial is not None),
         judge=judge_name(objective.get("judge")),
         opponent=str(objective.get("opponent", "start")),
         goals=goals,
@@ -181,12 +174,20 @@ def judge_name(judge: Any) -> str:
 
 def caption(comparison: Comparison) -> str:
     """Say what the win rates of a comparison mean: judge, opponent, and whether they were confirmed."""
-    basis = "confirmed on unseen prompts" if comparison.confirmed else "search estimate, optimistic"
+    basis = _basis(comparison)
     chosen = ""
     if comparison.goals != ("win_rate",):
         first, *others = comparison.goals
         chosen = f" Winners by {first}{', the first of ' + ', '.join(comparison.goals) if others else ''}."
     return f"Win rate against {comparison.opponent} by judge {comparison.judge}, 95 % interval; {basis}.{chosen}"
+
+
+def _basis(comparison: Comparison) -> str:
+    won = [row for row in comparison.rows if row.trial is not None]
+    searched = [row.method for row in won if not row.confirmed]
+    if len(searched) == len(won):
+        return "search estimate, optimistic"
+    return "confirmed on unseen prompts" + (f", but for {', '.join(searched)}, optimistic" if searched else "")
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def _row(results: SearchResults, method: str) -> MethodRow:
         **figures,
         **{state: states[state] for state in COUNTED},
         confirmation=_confirmation(best) if best else None,
-        objective=_merit(best)[1] if best and goals_of(results)[0] != "win_rate" else None,
+        objective=best.standing.chosen_by if best and best.standing and goals_of(results)[0] != "win_rate" else None,
     )
 
 

@@ -80,7 +80,7 @@ def _best(results: SearchResults, run: Any, token: str) -> tuple[list[str], list
         trial = next((one for one in results.trials if one.name == row.trial), None)
         identity = run_id(results.name, token, row.trial) if row.trial else ""
         known = [row.method, row.trial, in_words(row.hyperparameters), *(getattr(row, name) for name in FIGURES)]
-        confirmed = trial is not None and trial.confirmation is not None
+        confirmed = trial is not None and trial.confirmed is not None
         counts = [row.finished, row.pruned, row.failed, row.diverged]
         link = f"{runs}/{identity}" if runs and identity else identity
         rows.append([*known, confirmed, trial.cost_s if trial else None, *counts, link])

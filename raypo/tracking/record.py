@@ -85,10 +85,10 @@ def final_scores(folder: Path) -> list[tuple[str, float]]:
 
 def _quoted(trial: TrialResult) -> list[Path]:
     """Folders of the trainings behind a quoted win rate: the confirmation's, else the trial's own and further seeds."""
-    found, last = trial.confirmation or {}, trial.estimate
-    if found.get("seeds"):
+    found, last = trial.confirmed, trial.estimate
+    if found is not None:
         failed = found.get("failed", {})
-        names = [f"{trial.name}.s{k}" for k in range(int(found["seeds"]) + len(failed))]
+        names = [f"{trial.name}.s{k}" for k in range(int(found.get("seeds", 1)) + len(failed))]
         return [trial.folder.with_name(name) for name in names if name not in failed]
     seeds = int(last.metrics.get("seeds", 1)) if last else 1
     return [trial.folder, *(trial.folder.with_name(f"{trial.name}.r{k}") for k in range(1, seeds))]

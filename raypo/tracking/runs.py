@@ -83,7 +83,7 @@ def _public_value(value: Any) -> Any:
 def tags(trial: TrialResult) -> list[str]:
     """Return the tags of a run: method, how it ended, and the third of the schedule it reached."""
     ended = [] if trial.state in ("waiting", "running", "paused") else [trial.state]
-    confirmed = ["confirmed"] if trial.confirmation else []
+    confirmed = ["confirmed"] if trial.confirmed else []
     return [trial.method, *ended, *confirmed, f"trained {trial.fraction:.0%}"]
 
 
@@ -91,13 +91,13 @@ def summary(trial: TrialResult) -> dict[str, Any]:
     """Return what a run is remembered by: its final estimate with interval, or why there is none."""
     figures = figure(trial) if trial.estimate else {}
     known = {"state": trial.state, "fraction": trial.fraction, "cost_s": trial.cost_s, "reason": trial.reason}
-    optimistic = {"win_rate_confirmed": trial.confirmation is not None} if trial.estimate else {}
+    optimistic = {"win_rate_confirmed": trial.confirmed is not None} if trial.estimate else {}
     searched = {f"search/{name}": value for name, value in _search_figures(trial).items()}
     return {name: value for name, value in {**figures, **optimistic, **searched, **known}.items() if value is not None}
 
 
 def _search_figures(trial: TrialResult) -> dict[str, Any]:
-    if trial.confirmation is None or trial.estimate is None:
+    if trial.confirmed is None or trial.estimate is None:
         return {}
     last = asdict(trial.estimate)
     return {name: last[name] for name in ("win_rate", "ci_low", "ci_high", "n")}

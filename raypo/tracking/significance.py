@@ -74,7 +74,7 @@ def verdict(comparison: Comparison, pairs: list[Pair]) -> str:
 
 def basis(comparison: Comparison) -> str:
     """Say which answers the pairs were tested on."""
-    confirmed = [row.confirmation is not None for row in comparison.rows if row.trial is not None]
+    confirmed = [row.confirmed for row in comparison.rows if row.trial is not None]
     if not any(confirmed):
         return "The winners were picked on these prompts, so both look better than they are."
     if all(confirmed):

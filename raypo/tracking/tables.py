@@ -18,6 +18,7 @@ from rich import box
 from rich.table import Table as RichTable
 
 from raypo.errors import StudyError
+from raypo.json import dumps
 from raypo.tracking.compare import Comparison, MethodRow, as_json, caption
 
 RATES = ("win_rate", "lc_win_rate", "reward_accuracy")
@@ -105,7 +106,8 @@ def _confirmation(row: MethodRow) -> tuple[str, str]:
     if found is None:
         return "–", "–"
     seeds = f"{found.seeds} of {found.seeds + len(found.failed)}" if found.failed else str(found.seeds)
-    return f"± {number(found.spread, scale=100)} ({seeds})", number(found.search_win_rate, scale=100)
+    spread = f"± {number(found.spread, scale=100)}" if found.seeds else "–"
+    return f"{spread} ({seeds})", number(found.search_win_rate, scale=100)
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> Table:
@@ -131,7 +133,7 @@ def render(comparisons: Sequence[Comparison], style: str) -> str:
     """Write comparisons as text in one of `FORMATS`; JSON of several searches is a list."""
     if style == "json":
         found = [as_json(comparison) for comparison in comparisons]
-        return json.dumps(found[0] if len(found) == 1 else found, indent=2)
+        return dumps(found[0] if len(found) == 1 else found, indent=2)
     if style == "csv":
         return to_csv(comparisons)
     if style not in FORMATS:

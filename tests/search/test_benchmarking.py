@@ -21,6 +21,7 @@ from raypo.search.reading import read_results
 from raypo.search.searches import create
 from raypo.study import build
 from raypo.tracking.benchmarks import as_json, benchmark_table, benchmarked
+from raypo.tracking.compare import winner as compared_winner
 
 harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None,
@@ -87,6 +88,17 @@ def test_a_confirmed_configuration_is_the_finalist_rather_than_the_optimistic_on
     worst = min(rows, key=lambda row: row.params["beta"])
     search.ledger.confirm(worst, {"win_rate": 0.4, "seeds": 2})
     assert finalists(study, search.ledger)[0].name == worst.name
+
+
+def test_the_finalist_is_the_trial_that_tables_and_export_name(tmp_path: Path) -> None:
+    study = build({**STUDY, "storage": str(tmp_path), "benchmarks": {"tasks": ["t"]}}, "study")
+    search = create(study)
+    rows = [row for row in Played(search).run().rows.values() if row.label == "dpo"]
+    worst, best = sorted(rows, key=lambda row: row.params["beta"])
+    search.ledger.confirm(worst, {"win_rate": 0.0, "seeds": 0, "failed": {f"{worst.name}.s0": "out of memory"}})
+    exported = compared_winner(read_results(search).trials, "dpo")
+    assert exported is not None
+    assert [exported.name, finalists(study, search.ledger)[0].name] == [best.name, best.name]
 
 
 def test_without_the_harness_or_without_trust_the_study_is_refused(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:

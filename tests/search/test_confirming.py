@@ -13,7 +13,7 @@ from small_bench import Pulse, open_bench, small_study
 from raypo.artifacts import hash_folder
 from raypo.data.keys import hash_records
 from raypo.evaluation.completions import Judged, read
-from raypo.search.confirming import candidates, confirm
+from raypo.search.confirming import candidates, combined, confirm
 from raypo.search.folders import trial_folder
 from raypo.search.jobs import Job, Outcome
 from raypo.search.reading import read_results
@@ -107,6 +107,11 @@ def test_a_seed_that_was_lost_is_counted_and_named(confirmed: Confirmed) -> None
     assert (row.confirmation.seeds, dict(row.confirmation.failed)) == (2, {f"{confirmed.best.name}.s1": LOST})
     assert "(2 of 3)" in " ".join(headline(compare(confirmed.results)).rows[0])
     assert "1 of 3 seeds was lost" in confirmed.said[-1]
+
+
+def test_a_confirmation_of_which_every_seed_is_lost_has_no_figure(tmp_path: Path) -> None:
+    lost = [Outcome(f"dpo-0000.s{k}", "diverged", 0.5, reason=LOST) for k in range(2)]
+    assert combined(lost, tmp_path) == {"seeds": 0, "failed": {"dpo-0000.s0": LOST, "dpo-0000.s1": LOST}}
 
 
 def test_what_the_models_come_from_is_on_record(confirmed: Confirmed) -> None:

@@ -65,6 +65,36 @@ def test_confirmed_trials_win_over_the_optimistic_figures_of_the_others(results:
     assert (row.trial, row.win_rate, row.ci_low, row.ci_high, row.n) == (second.name, 0.58, 0.55, 0.61, 1000)
 
 
+def test_a_confirmation_of_which_every_seed_failed_changes_no_figure(results: SearchResults) -> None:
+    plain = compare(results).rows[0]
+    lost = {"seeds": 0, "failed": {f"{plain.trial}.s0": "out of memory", f"{plain.trial}.s1": "out of memory"}}
+    searched = replace(results, study={**results.study, "objective": {"metric": "score", "judge": "rule"}})
+    comparison = compare(changed(searched, plain.trial, confirmation=lost))
+    row = comparison.rows[0]
+    assert (row.trial, row.win_rate, row.n) == (plain.trial, plain.win_rate, plain.n)
+    assert row.objective == plain.win_rate
+    assert "; search estimate, optimistic" in caption(comparison)
+    assert "– (0 of 2)" in headline(comparison).rows[0]
+    second = next(t for t in results.trials if t.method == "dpo" and t.state == "finished" and t.name != plain.trial)
+    both = changed(changed(results, plain.trial, confirmation=lost), second.name, confirmation=CONFIRMED)
+    assert compare(both).rows[0].trial == second.name, "it was confirmed, the other was not"
+
+
+def test_the_caption_names_the_methods_whose_winners_are_not_confirmed(results: SearchResults) -> None:
+    for method in ("dpo", "ipo", "epsilon_dpo"):
+        results = changed(results, winner(results.trials, method).name, confirmation=CONFIRMED)
+    assert caption(compare(results)).endswith("confirmed on unseen prompts, but for simpo, optimistic.")
+
+
+def test_json_writes_null_for_what_is_no_number(results: SearchResults) -> None:
+    best = winner(results.trials, "dpo")
+    far = replace(best.history[-1], kl=float("inf"), length=float("nan"))
+    comparison = compare(changed(results, best.name, history=(*best.history[:-1], far)))
+    found = json.loads(render([comparison], "json"), parse_constant=pytest.fail)
+    assert (found["methods"][0]["kl"], found["methods"][0]["length"]) == (None, None)
+    assert found["methods"][0]["win_rate"] == best.estimate.win_rate
+
+
 def test_json_has_exactly_the_promised_fields(results: SearchResults) -> None:
     found = as_json(compare(results))
     assert set(found) == {"search", "methods"}
