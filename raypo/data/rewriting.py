@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from raypo.data.records import (
@@ -144,10 +143,11 @@ def _labelled(record: Pair, desirable: bool) -> Labelled:
 
 
 def _listed(record: Pair) -> Ranking:
+    # Scores that are missing, tied or against the preference would undo it, for a list is ranked by its scores alone.
     return Ranking(
         record.prompt,
         record.completions,
-        (1.0, 0.0) if math.isnan(record.margin) else record.scores,
+        record.scores if record.margin > 0 else (1.0, 0.0),
         models=(record.chosen_model, record.rejected_model),
         final=record.final,
         stage=record.stage,

@@ -183,6 +183,14 @@ class TestKinds:
         assert as_kind([Pair("p", "a", "b")], "ranked")[0].scores == (1.0, 0.0)
         assert [r.completion for r in as_kind([self.PAIR], "completions")] == ["a"]
 
+    def test_a_flipped_pair_stays_flipped_as_a_list(self) -> None:
+        """Its scores stay with the answers and say the opposite; the preference counts, as in training on the pair."""
+        (listed,) = as_kind(flip_labels([Pair("p", "good", "bad", 9.0, 1.0)], share=1), "ranked")
+        assert (listed.completions, listed.scores) == (("bad", "good"), (1.0, 0.0))
+
+    def test_a_preference_between_equal_scores_is_no_tie_in_a_list(self) -> None:
+        assert as_kind([Pair("p", "a", "b", 5.0, 5.0)], "ranked")[0].scores == (1.0, 0.0)
+
     def test_what_would_invent_preferences_is_refused(self) -> None:
         with pytest.raises(DataError, match="takes pairs data, the rows are ranked; add the transform lists_to_pairs"):
             as_kind([Ranking("p", ("a", "b"), (1, 2))], "pairs")
