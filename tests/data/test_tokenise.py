@@ -226,10 +226,14 @@ class TestTruncation:
         assert tokens.report["truncated/completion_end"] == 1, "only the chosen answer was cut"
 
     def test_a_cut_answer_never_ends(self, words) -> None:
-        for way in ("prompt_start", "prompt_end", "completion_end"):
-            chosen, _, _ = self.cut(words, Limits(10, max_prompt_length=6, truncation=way))
-            if way == "completion_end":
-                assert chosen == "p0 p1 p2 p3 p4 p5 c0 c1 c2 c3"
+        for limits, left in (
+            (Limits(6, truncation="prompt_start"), "p3 p4 p5 c0 c1 c2"),
+            (Limits(6, truncation="prompt_end"), "p0 p1 p2 c0 c1 c2"),
+            (Limits(10, truncation="completion_end"), "p0 p1 p2 p3 p4 p5 c0 c1 c2 c3"),
+        ):
+            chosen, rejected, _ = self.cut(words, limits)
+            assert chosen == left
+            assert rejected.endswith("r0 r1 <eos>"), "what is left whole ends as ever"
 
     def test_max_prompt_length_holds_even_where_there_is_room(self, words) -> None:
         chosen, _, tokens = self.cut(words, Limits(30, max_prompt_length=2))
