@@ -133,12 +133,13 @@ class Batch:
 
     `gather` maps a local [n, ...] tensor to the detached [n_all, ...] one over all ranks in rank order (every rank
     must call it equally often); `offset` is this rank's first row in it; `seed` is equal on all ranks and new for
-    each micro-batch.
+    each micro-batch. `training` is False in evaluation, where what a batch is made of says nothing.
     """
 
     gather: Callable[[Tensor], Tensor] = field(default=lambda x: x.detach())
     offset: int = 0
     seed: int = 0
+    training: bool = True
 
 
 Metric = tuple[Tensor, Tensor]

@@ -60,7 +60,8 @@ def beta_dpo(
     The batch is the micro-batch over all ranks; the draw is the same on all of them, and the mean is over all kept
     pairs. h is the unscaled margin, as in the authors' code, which gave the published results (their text can be read
     as beta h, which rescales a by 1/beta). Their statistics move once per micro-batch and in evaluation too, and each
-    rank divides by its own kept pairs; here they move once per step, in training only.
+    rank divides by its own kept pairs; here they move once per step, in training only. In evaluation all pairs are kept
+    and beta_b = beta: DPO, for there a pair's loss must not depend on the pairs beside it.
     By hand: policy == reference, so every h = 0, beta_b = beta and L = log 2.
 
     >>> policy = Pairs.of(torch.tensor([[-1.0]]), torch.tensor([[-4.0]]))
@@ -69,9 +70,12 @@ def beta_dpo(
     """
     u_chosen, u_rejected = log_ratios(policy, reference)
     h = batch.gather(u_chosen - u_rejected).double()
-    now = state.following(h.mean().item(), h.std(correction=min(1, len(h) - 1)).item())
-    kept = keep(h, now, max(1, int(len(h) * (1 - drop))), batch.seed)
-    beta_batch = beta * (1 + a * (h[kept].mean().item() - now.mean))
+    if batch.training:
+        now = state.following(h.mean().item(), h.std(correction=min(1, len(h) - 1)).item())
+        kept = keep(h, now, max(1, int(len(h) * (1 - drop))), batch.seed)
+        beta_batch = beta * (1 + a * (h[kept].mean().item() - now.mean))
+    else:
+        now, kept, beta_batch = state, torch.ones_like(h, dtype=torch.bool), beta
 
     own = kept[batch.offset : batch.offset + len(policy)]
     loss = neg_logsigmoid(max(beta_batch, LOWEST_BETA) * (u_chosen - u_rejected))

@@ -45,6 +45,7 @@ class Supply:
     moving: LiveCopy | None = None
     mismatched: TokenSet | None = None
     batch_seed: int = 0
+    training: bool = True
     real: bool = field(default=True)
     """Whether this rank's micro-batch counts, or only keeps the ranks in step."""
 
@@ -189,7 +190,7 @@ def _batch(s: Supply, batch: MicroBatch, _: Any) -> Batch:
     counts = torch.zeros(comm.world(), dtype=torch.long, device=s.engine.device)
     counts[comm.rank()] = len(batch.examples) if s.real else 0
     offset = int(comm.total(counts)[: comm.rank()].sum())
-    return Batch(lambda rows: comm.gather_rows(rows if s.real else rows[:0]), offset, s.batch_seed)
+    return Batch(lambda rows: comm.gather_rows(rows if s.real else rows[:0]), offset, s.batch_seed, s.training)
 
 
 def _state(s: Supply, _batch: MicroBatch, _: Any = None) -> Any:

@@ -90,6 +90,7 @@ class Session:
         """Means of the method's metrics over all examples of a supply, whatever the batches and ranks."""
         lengths = supply.tokens.example_lengths()
         order = np.argsort(-lengths, kind="stable")
+        supply.training = False
         tally = Tally()
         shares = share_out(order, lengths, comm.world(), self.setup.micro_batch_size)[comm.rank()]
         for i, share in enumerate(shares):

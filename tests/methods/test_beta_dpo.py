@@ -112,5 +112,16 @@ def test_the_state_survives_saving_bit_for_bit() -> None:
     assert Margins(**asdict(state)) == state
 
 
+def test_in_evaluation_it_is_dpo_and_its_statistics_rest() -> None:
+    """All pairs are kept at beta itself, and the metrics show the statistics as training left them."""
+    state = Margins(momentum=0.9, mean=1.0, std=2.0)
+    zero = [0.0] * len(H)
+    inputs = pairs(H, zero), pairs(zero, zero), Batch(training=False), state
+    value = METHOD.loss(*inputs, beta=0.1, a=0.6, drop=0.5)
+    torch.testing.assert_close(value.per_example, -torch.nn.functional.logsigmoid(0.1 * torch.tensor(H).double()))
+    shown = {name.removeprefix("beta_dpo/"): total.item() for name, (total, _) in value.metrics.items()}
+    assert (shown["beta_used"], shown["mean"], shown["std"], shown["kept"]) == (0.1, 1.0, 2.0, 8)
+
+
 def test_a_batch_of_one_pair_works() -> None:
     assert of([2.0], drop=0.5).mean().isfinite()
