@@ -86,6 +86,23 @@ def test_the_epsilon_ablation_varies_one_thing_at_a_time() -> None:
     assert tried == front | {(0.05, 0.01, e) for e in (0.005, 0.02)} | {(0.05, c, 0.01) for c in (0.005, 0.02)}
 
 
+@pytest.mark.parametrize(
+    ("name", "temperature", "tokens"),
+    [
+        ("simpo_baselines", 0.9, 4096),
+        ("simpo_llama3_base", 0.9, 4096),
+        ("simpo_mistral_base", 0.7, 2048),
+        ("simpo_mistral_instruct", 0.5, 2048),
+        ("epsilon_dpo", 0.9, 4096),
+        ("epsilon_dpo_mistral", 0.5, 2048),
+    ],
+)
+def test_answers_to_alpaca_eval_are_drawn_as_simpo_drew_them(name: str, temperature: float, tokens: int) -> None:
+    overlay = [FOLDER / "settings" / f"{name}.yaml"] if name in SETTINGS else []
+    sampling = study(SETTINGS.get(name, name), *overlay).objective.sampling
+    assert (sampling.temperature, sampling.max_new_tokens) == (temperature, tokens)
+
+
 def test_koh_trains_under_table_1() -> None:
     found = study("preference_informed_mistral")
     fixed = found.fixed("dpo")
