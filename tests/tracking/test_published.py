@@ -126,3 +126,10 @@ def test_figures_are_the_papers(study: str, method: str, metric: str, value: flo
         f.value for f in read_published(find("papers")) if (f.study, f.method, f.metric) == (study, method, metric)
     ]
     assert found == [value]
+
+
+def test_no_figure_of_cdpo_without_flips_is_shown_for_the_papers_print_dpos_there() -> None:
+    paradox = [f for f in read_published(find("papers")) if f.study.startswith("paradox")]
+    without = {f.method for f in paradox if f.at.get("data.flip_labels") == 0}
+    assert without == {"dpo", "ipo"}
+    assert sorted({f.at["data.flip_labels"] for f in paradox if f.method == "cdpo"}) == [0.05, 0.25, 0.5, 0.75]
