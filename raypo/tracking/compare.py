@@ -98,13 +98,12 @@ def fully_trained(trial: TrialResult) -> bool:
 
 
 def figure(trial: TrialResult) -> dict[str, Any]:
-    """The win rate that a trial is quoted with: its confirmation, else the search's own (optimistic) estimate."""
+    """The figures that a trial is quoted with: its confirmation's, else the search's own (optimistic) ones."""
     last = trial.estimate
     if last is None:
         raise StorageError(f"{trial.name}: has no win rate, got an empty history; wait for its first evaluation")
-    source = trial.confirmed or asdict(last)
-    interval = {name: float(source[name]) for name in ("win_rate", "ci_low", "ci_high")}
-    return {**interval, "n": int(source["n"]), "kl": last.kl, "length": last.length}
+    source = {**asdict(last), **(trial.confirmed or {})}
+    return {"n": int(source["n"])} | {name: float(source[name]) for name in FIGURES if name != "n"}
 
 
 def winner(trials: Sequence[TrialResult], method: str) -> TrialResult | None:

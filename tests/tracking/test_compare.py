@@ -17,7 +17,16 @@ from raypo.tracking.compare import as_json, caption, compare, judge_name, winner
 from raypo.tracking.diff import diff
 from raypo.tracking.tables import headline, render, side_by_side, to_rich
 
-CONFIRMED = {"win_rate": 0.58, "ci_low": 0.55, "ci_high": 0.61, "n": 1000, "seeds": 3, "spread": 0.01}
+CONFIRMED = {
+    "win_rate": 0.58,
+    "ci_low": 0.55,
+    "ci_high": 0.61,
+    "n": 1000,
+    "seeds": 3,
+    "spread": 0.01,
+    "kl": 7.5,
+    "length": 44.0,
+}
 
 
 def with_win_rate(trial: TrialResult, win_rate: float) -> TrialResult:
@@ -63,6 +72,7 @@ def test_confirmed_trials_win_over_the_optimistic_figures_of_the_others(results:
     confirmed = changed(results, second.name, confirmation=CONFIRMED)
     row = next(row for row in compare(confirmed).rows if row.method == "dpo")
     assert (row.trial, row.win_rate, row.ci_low, row.ci_high, row.n) == (second.name, 0.58, 0.55, 0.61, 1000)
+    assert (row.kl, row.length) == (7.5, 44.0), "all figures of a row come from the same answers"
 
 
 def test_a_confirmation_of_which_every_seed_failed_changes_no_figure(results: SearchResults) -> None:
