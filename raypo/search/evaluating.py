@@ -20,7 +20,7 @@ from raypo.evaluation.sampling import Completion, Sampling
 from raypo.search.answering import answer
 from raypo.search.folders import read_json, trial_folder, write_json
 from raypo.search.jobs import Job
-from raypo.search.materials import Materials, Prompt, read_answers
+from raypo.search.materials import Materials, Prompt, chosen_answers, read_answers
 from raypo.search.remote import WorkingCopy
 from raypo.search.rivals import best_scores, concurrent_trials
 from raypo.search.together import led, made_together, rank
@@ -54,11 +54,11 @@ class Evaluator:
         return figures, reason
 
     def opponent(self, trainer: Trainer, confirm: bool) -> None:
-        """Make the opponent's answers, with the trainer at the start weights."""
-        prompts = self.materials.prompts(confirm)
-        who = self.materials.study.objective.opponent
-        if who == "start":
-            self._start_answers(prompts, trainer)
+        """Make or find the opponent's answers, with the trainer at the start weights."""
+        if self.materials.study.objective.opponent == "start":
+            self._start_answers(self.materials.prompts(confirm), trainer)
+        else:
+            self._contest(confirm)
 
     def _judged(
         self, contest: Contest, completions: list[Completion], drift: Divergence, job: Job
@@ -104,7 +104,7 @@ class Evaluator:
             if who == "start":
                 texts, lengths = self._start_answers(prompts, None)
             else:
-                texts = [str(p.best or "") for p in prompts] if who == "chosen" else read_answers(Path(who), prompts)
+                texts = chosen_answers(prompts) if who == "chosen" else read_answers(Path(who), prompts)
                 lengths = [len(self.materials.tokenizer(text)["input_ids"]) for text in texts]
             self._contests[confirm] = Contest(prompts, Opponent(who, texts, lengths))
         return self._contests[confirm]

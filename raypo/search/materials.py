@@ -15,7 +15,7 @@ import numpy as np
 from raypo.artifacts import Store, hash_folder, hash_of
 from raypo.data.embeddings import embed
 from raypo.data.keys import tokens_key
-from raypo.data.records import Demonstration, Kind, Record, Text
+from raypo.data.records import Demonstration, Kind, Record, Text, plain
 from raypo.data.rewriting import as_kind, demonstrations
 from raypo.data.sources import Loaded
 from raypo.data.specs import apply_transforms, parse_transforms
@@ -48,6 +48,7 @@ class Prompt:
 
     text: Text
     best: Text | None
+    source: str
 
 
 class Materials:
@@ -230,7 +231,7 @@ class Materials:
             }
         )
         found = read_prompts(source, split=wanted.split, count=wanted.count, **how)
-        return [Prompt(text, best) for text, best in found]
+        return [Prompt(text, best, source) for text, best in found]
 
     def _demonstrations(self) -> list[Record]:
         sft = self.study.model.sft
@@ -249,6 +250,22 @@ class Materials:
 
     def _read_more(self, source: str, **how: Any) -> list[Record]:
         return read_records(source, allow_code=self.study.allow_code, **how)
+
+
+def chosen_answers(prompts: list[Prompt]) -> list[str]:
+    """The data's own best answers, as an opponent gives them.
+
+    Raises:
+        StudyError: a prompt has none.
+    """
+    missing = [p for p in prompts if p.best is None]
+    if missing:
+        raise StudyError(
+            f"objective.opponent: chosen needs a good answer to every prompt, {missing[0].source} has none for "
+            f"{len(missing)} of {len(prompts)}, such as {plain(missing[0].text)[:80]!r}; take objective.prompts from "
+            "data with chosen answers, or set objective.opponent to start or a file of answers"
+        )
+    return [plain(p.best) for p in prompts if p.best is not None]
 
 
 def read_answers(path: Path, prompts: list[Prompt]) -> list[str]:

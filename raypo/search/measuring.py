@@ -26,6 +26,11 @@ def unmeasurable(study: Study) -> Iterator[str]:
     if study.objective.engine == "vllm" and not installed("vllm"):
         yield "objective.engine: vllm is not installed; pip install 'raypo[vllm]', or sample with transformers"
     source = study.objective.prompts.source or study.data.source
+    if study.objective.opponent == "chosen" and source == QUICKSTART:
+        yield (
+            "objective.opponent: the quickstart's prompts come without answers, got chosen; set it to start, or to "
+            "a file of answers"
+        )
     if study.confirm.top and study.confirm.prompts is None and source != QUICKSTART:
         yield (
             f"confirm.prompts: {source} has no prompts set apart for it, got none; name a source and split that the "

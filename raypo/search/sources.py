@@ -8,6 +8,7 @@ from typing import Any
 
 from raypo.data import sources
 from raypo.data.records import Demonstration, Pair, Ranking, Record, Text
+from raypo.data.rewriting import demonstrations
 from raypo.data.sources import Loaded
 from raypo.errors import DataError
 from raypo.quickstart import task
@@ -68,6 +69,8 @@ def read_demonstrations(source: str, **how: Any) -> list[Record]:
 def read_prompts(source: str, *, split: str, count: int, **how: Any) -> list[tuple[Text, Text | None]]:
     """(prompt, the data's own best answer or None) of `count` different prompts, in the order of the source.
 
+    Where rows share a prompt, the answer is that of the first one which has a good one.
+
     Raises:
         DataError: the source holds fewer different prompts.
     """
@@ -75,10 +78,11 @@ def read_prompts(source: str, *, split: str, count: int, **how: Any) -> list[tup
         return [(prompt, None) for prompt in task.prompts(count, how.get("seed", 0), _SPLITS.get(split, split))]  # type: ignore[arg-type]
     seen: dict[str, tuple[Text, Text | None]] = {}
     for record in read_records(source, split=split, **how):
-        answer = record.completions[0] if record.completions else None
-        seen.setdefault(repr(record.prompt), (record.prompt, answer))
-        if len(seen) == count:
-            break
+        name = repr(record.prompt)
+        if name not in seen and len(seen) == count:
+            continue
+        _, best = seen.get(name, (record.prompt, None))
+        seen[name] = (record.prompt, best or next((good.completion for good in demonstrations(record)), None))
     if len(seen) < count:
         raise DataError(f"{source} ({split}): {len(seen)} different prompts, the study asks for {count}; lower count")
     return list(seen.values())

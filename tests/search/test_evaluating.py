@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from small_bench import Pulse, job_of, open_bench, small_study
 
 from raypo.artifacts import Store
 from raypo.data.records import Text
+from raypo.errors import StudyError
 from raypo.evaluation.completions import append, read
 from raypo.evaluation.judges import Verdict
 from raypo.search.folders import evaluation_file, trial_folder, write_json
@@ -149,6 +151,16 @@ def test_answers_are_sampled_with_the_template_of_training(tmp_path: Path) -> No
             bench.close()
         seen.append([completion.prompt_tokens for completion in completions])
     assert all(len(templated) == len(plain) + 1 for plain, templated in zip(*seen, strict=True))
+
+
+def test_a_prompt_without_a_chosen_answer_is_refused_before_the_first_trial(tmp_path: Path) -> None:
+    """An empty answer in its place would lose against everything."""
+    file = tmp_path / "labelled.jsonl"
+    rows = [{"prompt": f"Name the letter {i} :", "completion": " a b", "label": i > 0} for i in range(4)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    study = small_study(tmp_path, objective={"opponent": "chosen", "prompts": {"source": str(file), "count": 4}})
+    with pytest.raises(StudyError, match=r"labelled\.jsonl has none for 1 of 4, such as 'Name the letter 0 :'"):
+        open_bench(study, tmp_path / "small")
 
 
 def test_what_judging_has_cost_is_counted_by_search(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_what_cannot_be_searched_together_is_said_before_anything_starts(tmp_pat
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"objective": {"opponent": "chosen"}}, "objective.opponent: the quickstart's prompts come without answers"),
         ({"objective": {"metric": "reward_accuracy"}, "data": {"heldout": 0.0}}, "data.heldout: reward_accuracy"),
         ({"objective": {"metric": "reward_accuracy"}, "methods": {"simpo": {}}}, "methods.simpo: reward_accuracy"),
         ({"objective": {"metric": "reward_accuracy"}, "methods": {"kto": {}}}, "trains on unpaired"),
