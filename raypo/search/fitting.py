@@ -1,16 +1,16 @@
-"""Whether a study's data is what its methods take, told from its first rows."""
+"""Whether a study's data is what its methods take, and its prompts are like it, told from the first rows of both."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 
-from raypo.data.records import Ranking, Record, as_answer
+from raypo.data.records import Ranking, Record, Text, as_answer
 from raypo.data.rewriting import as_kind
 from raypo.data.specs import Transform, parse_transforms
 from raypo.errors import DataError
 from raypo.methods import Method
-from raypo.search.sources import read_records
+from raypo.search.sources import QUICKSTART, read_records
 from raypo.spaces import Space
 from raypo.study import Study
 
@@ -36,6 +36,33 @@ def remarks(study: Study, records: list[Record]) -> Iterator[str]:
     for label, entry in study.methods.items():
         if records and "unit" in entry.method.carries and all(map(_one_turn, records)):
             yield f"methods.{label}: weighs the turns of an answer; every answer looked at is one turn, of weight 1"
+
+
+def framed_apart(study: Study, records: Sequence[Record], prompts: Sequence[Text]) -> Iterator[str]:
+    """One line where the chat template frames training rows but not evaluation prompts, or the other way round."""
+    trained = {any(not isinstance(text, str) for text in (row.prompt, *row.completions)) for row in records}
+    asked = {not isinstance(prompt, str) for prompt in prompts}
+    if study.data.chat_template is None and len(trained) == 1 and asked - trained:
+        rows, questions = ("conversations", "plain text") if True in trained else ("plain text", "conversations")
+        yield (
+            f"data.chat_template: training rows are {rows}, evaluation prompts {questions}, got null, which frames "
+            "conversations alone; set it to default, or to transcript where the model has no template of its own"
+        )
+
+
+def first_prompts(study: Study) -> list[Text]:
+    """The first evaluation prompts, and those of the confirmation where it has its own.
+
+    Raises:
+        DataError: a source cannot be read.
+    """
+    found: list[Text] = []
+    for wanted in filter(None, (study.objective.prompts, study.confirm.prompts)):
+        source = wanted.source or study.data.source
+        how = {"format": wanted.format, "columns": wanted.columns, "allow_code": study.allow_code}
+        rows = read_records(source, split=wanted.split, rows=ROWS, **({} if source == QUICKSTART else how))
+        found += [row.prompt for row in rows]
+    return found
 
 
 def first_records(study: Study) -> list[Record]:

@@ -11,7 +11,7 @@ from raypo.data.records import Record
 from raypo.errors import DataError, StudyError
 from raypo.methods import check_corners
 from raypo.search.drawing import rules_of
-from raypo.search.fitting import first_records, misfits, remarks
+from raypo.search.fitting import first_prompts, first_records, framed_apart, misfits, remarks
 from raypo.search.measuring import unmeasurable
 from raypo.search.pruners import make_pruner
 from raypo.search.pruning import pruner_name
@@ -37,6 +37,10 @@ def check(study: Study, say: Callable[[str], None]) -> None:
             records = first_records(study)
         except DataError as error:
             problems.append(f"data: {error}")
+        try:
+            problems += framed_apart(study, records, first_prompts(study))
+        except DataError as error:
+            problems.append(f"objective.prompts: {error}")
     problems += misfits(study, records)
     problems += _no_pruner(study)
     for label, entry in study.methods.items():

@@ -168,6 +168,11 @@ class TestConversations:
         wrapped = tokenise([record], chat, ROOMY, chat_template="default")
         assert whole(wrapped, 0, chat).startswith("<s><|im_start|>user\nTell me")
 
+    def test_a_plain_question_is_asked_as_a_conversation_begins_with_the_default_template(self, chat) -> None:
+        turns = encode_prompt(chat, (user("Tell me"),))
+        assert encode_prompt(chat, "Tell me", "default") == turns
+        assert encode_prompt(chat, "Tell me") != turns
+
     def test_a_template_that_thinks_first_moves_the_boundary(self, chat) -> None:
         """Some templates write an empty thought before a finished answer that a prompt for one does not have."""
         thinking = (

@@ -26,6 +26,10 @@ COUPLE = {"prompt": "p", "completions": ["a", "b"], "scores": [3.0, 2.0]}
 SHOWN = {"prompt": "p", "completion": "a"}
 
 
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
 def study(tmp_path: Path, rows: Any, *methods: str, **changes: Any) -> Study:
     """A study of those methods on a file of those rows, or on the quickstart."""
     source = "quickstart"
@@ -121,8 +125,38 @@ def test_a_turn_weighing_method_on_single_turns_trains_and_is_remarked_on(tmp_pa
         {"role": "assistant", "content": "c"},
     ]
     said.clear()
-    check(study(tmp_path, [{"prompt": "p", "chosen": talk, "rejected": talk[:1]}] * 3, "dmpo"), said.append)
+    rows, framed = [{"prompt": "p", "chosen": talk, "rejected": talk[:1]}] * 3, {"chat_template": "default"}
+    check(study(tmp_path, rows, "dmpo", data=framed), said.append)
     assert not [line for line in said if "weighs the turns" in line]
+
+
+def test_questions_must_be_framed_as_the_training_rows_are(tmp_path: Path) -> None:
+    """Without a template of the study's own, conversations go through the model's and plain text stays as it is."""
+    talk = {side: [user("p"), {"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    (tmp_path / "plain.jsonl").write_text(json.dumps(SHOWN) + "\n")
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"messages": [user("p"), *talk["chosen"][1:]]}) + "\n")
+    for row, asked, expected in (
+        (talk, "plain", "training rows are conversations, evaluation prompts plain text"),
+        (PAIR, "talk", "training rows are plain text, evaluation prompts conversations"),
+    ):
+        objective = {
+            "judge": {"kind": "rule", "function": "quickstart"},
+            "prompts": {"source": str(tmp_path / f"{asked}.jsonl")},
+        }
+        (problem,) = problems(study(tmp_path, [row], "dpo", objective=objective))
+        assert problem.startswith("data.chat_template: ")
+        assert expected in problem
+        check(study(tmp_path, [row], "dpo", objective=objective, data={"chat_template": "default"}), lambda _: None)
+        check(study(tmp_path, [row], "dpo"), lambda _: None)
+
+
+def test_questions_that_cannot_be_read_are_told_before_anything_starts(tmp_path: Path) -> None:
+    objective = {
+        "judge": {"kind": "rule", "function": "quickstart"},
+        "prompts": {"source": str(tmp_path / "rows.jsonl"), "format": "hh"},
+    }
+    (problem,) = problems(study(tmp_path, [PAIR], "dpo", objective=objective))
+    assert problem.startswith("objective.prompts: ")
 
 
 def test_what_the_engine_cannot_give_is_refused(tmp_path: Path) -> None:

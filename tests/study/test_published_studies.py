@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from raypo.search.drawing import rules_of
+from raypo.search.fitting import first_prompts, first_records, framed_apart
 from raypo.search.grid import grid_cells
 from raypo.search.preflight import check
 from raypo.search.searches import targets
@@ -26,6 +28,11 @@ SETTINGS = {
     "simpo_llama3_base": "simpo_baselines",
     "simpo_mistral_base": "simpo_baselines",
 }
+FRAMED = [
+    *((name, None) for name in ("simpo_baselines", "epsilon_dpo", "paradox_of_preference", "insights_into_alignment")),
+    *((name, overlay) for overlay, name in SETTINGS.items() if not overlay.startswith("preference_informed")),
+]
+SIDES = ("chosen", "rejected")
 SWEEP = [1e-3, 2.5e-3, 5e-3, 6.25e-3, 1e-2, 5e-2, 1e-1, 1.5e-1, 2e-1, 5e-1, 9e-1]
 
 
@@ -58,6 +65,30 @@ def test_every_overlay_makes_another_search_of_its_study() -> None:
         found = study(name, FOLDER / "settings" / f"{overlay}.yaml")
         assert found.name == overlay
         assert list(found.methods) == list(study(name).methods)
+
+
+@pytest.mark.parametrize(("name", "overlay"), FRAMED)
+def test_questions_reach_a_chat_model_in_the_frame_of_its_training_rows(
+    name: str, overlay: str | None, tmp_path: Path
+) -> None:
+    """The benchmark's questions are plain text, the preference data conversations; both in their published columns."""
+    turns = {side: [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": side}] for side in SIDES}
+    row = {
+        **turns,
+        "all_generated_responses": list(SIDES),
+        "all_rm_scores": [0.9, 0.1],
+        "query": "Why?",
+        **{f"response_{i}": {"content": side} for i, side in enumerate(SIDES, 1)},
+        "preference_labels": {"human": "response_1", "gpt-4-turbo": "response_2"},
+    }
+    files = {"rows": row, "questions": {"instruction": "Why?", "output": "So.", "prompt": ["Why?"], "category": "qa"}}
+    for file, content in files.items():
+        (tmp_path / f"{file}.jsonl").write_text(json.dumps(content) + "\n")
+    sets = (f"data.source={tmp_path}/rows.jsonl", f"objective.prompts.source={tmp_path}/questions.jsonl")
+    found = study(name, *([FOLDER / "settings" / f"{overlay}.yaml"] if overlay else []), sets=sets)
+    records, prompts = first_records(found), first_prompts(found)
+    assert (len(records), prompts) == (1, ["Why?"])
+    assert not list(framed_apart(found, records, prompts))
 
 
 def test_three_starting_points() -> None:
