@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from raypo.errors import StorageError
 from raypo.json import dumps
 from raypo.methods import Method
 from raypo.search import checkpoints
@@ -57,7 +59,7 @@ class Segment:
         self.kept: Path | None = None
 
     def run(self) -> None:
-        """Train until the job's fraction of the schedule.
+        """Train until the job's fraction of the schedule; whatever ends it, every step taken is in the log.
 
         The end of the schedule is checkpointed only where an interruption of what follows would cost more than an
         interval.
@@ -68,6 +70,13 @@ class Segment:
         """
         target = math.ceil(self.job.until * self.trainer.total_steps - 1e-9)
         self._resume(target)
+        try:
+            self._train(target)
+            self._write_log()
+        finally:
+            self._rescue_log()
+
+    def _train(self, target: int) -> None:
         while self.trainer.step < target:
             self.trainer.train(min(target, self.trainer.step + CHECK_EVERY), self._on_step)
             cancelled, due = broadcast((bool(getattr(self._pulse, "cancelled", False)), self._due()))
@@ -78,7 +87,6 @@ class Segment:
                 self._save()
         if target < self.trainer.total_steps or broadcast(self._due()):
             self._save()
-        self._write_log()
 
     def _due(self) -> bool:
         return time.monotonic() - self._saved > self._every_s
@@ -95,9 +103,9 @@ class Segment:
 
     def _on_step(self, metrics: dict[str, float]) -> None:
         fraction = self.trainer.step / self.trainer.total_steps
-        self._pulse(fraction, "training", metrics.get("loss"))
         if rank() == 0:
             self._log.append(dumps({"step": self.trainer.step, "fraction": fraction, **metrics, "time": time.time()}))
+        self._pulse(fraction, "training", metrics.get("loss"))
 
     def _save(self) -> None:
         if self.kept is not None and checkpoints.step_of(self.kept) == self.trainer.step:
@@ -125,6 +133,13 @@ class Segment:
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write("\n".join(self._log) + "\n")
         self._log.clear()
+
+    def _rescue_log(self) -> None:
+        """Keep what an error left unwritten; by rank 0 alone, for the ranks may not be in step any more."""
+        if self._log:
+            with contextlib.suppress(OSError, StorageError):  # the error that ended the training is the one to tell
+                self._write_log()
+                self._copy.push(self.folder / "metrics.jsonl")
 
 
 def _forget_after(path: Path, step: int) -> None:

@@ -1,0 +1,63 @@
+"""A trial's step log holds every step it took, however it ended."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from small_bench import Pulse, job_of, open_bench, small_study
+
+from raypo.search.folders import location_of
+
+LONG = {"steps": 24}
+
+
+def steps(log: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in log.read_text().splitlines()]
+
+
+class Breaks(Pulse):
+    """Raises after the fifth of 24 steps."""
+
+    def __call__(self, fraction: float, stage: str, loss: float | None = None) -> None:
+        super().__call__(fraction, stage, loss)
+        if stage == "training" and round(fraction * 24) == 5:
+            raise RuntimeError("the device is gone")
+
+
+def test_the_steps_before_a_divergence_are_logged(tmp_path: Path) -> None:
+    study = small_study(tmp_path, training={**LONG, "lr": 1e30})
+    bench = open_bench(study, tmp_path / "small")
+    outcome = bench.run(job_of(study, "dpo-0000"), Pulse())
+    bench.close()
+    assert outcome.state == "diverged"
+    told = re.search(r"at step (\d+) of 24", str(outcome.reason))
+    assert told is not None
+    taken = steps(tmp_path / "small" / "trials" / "dpo-0000" / "metrics.jsonl")
+    assert taken == list(range(1, int(told[1])))
+    assert taken, "it diverges after its first step"
+
+
+def test_the_steps_up_to_an_error_are_logged_once(tmp_path: Path) -> None:
+    study = small_study(tmp_path, training=LONG)
+    bench = open_bench(study, tmp_path / "small")
+    log = tmp_path / "small" / "trials" / "dpo-0000" / "metrics.jsonl"
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        bench.run(job_of(study, "dpo-0000"), Breaks())
+    assert steps(log) == [1, 2, 3, 4, 5]
+    assert bench.run(job_of(study, "dpo-0000"), Pulse()).state == "finished"
+    bench.close()
+    assert steps(log) == list(range(1, 25))
+
+
+def test_the_log_of_a_failed_trial_reaches_the_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYPO_CACHE", str(tmp_path / "cache"))
+    bucket = f"file://{tmp_path}/bucket"
+    study = small_study(bucket, training=LONG)  # type: ignore[arg-type]
+    bench = open_bench(study, location_of(bucket, "small"))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        bench.run(job_of(study, "dpo-0000"), Breaks())
+    bench.close()
+    assert steps(tmp_path / "bucket" / "small" / "trials" / "dpo-0000" / "metrics.jsonl") == [1, 2, 3, 4, 5]
