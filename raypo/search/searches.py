@@ -29,7 +29,7 @@ from raypo.search.folders import (
     write_json,
 )
 from raypo.search.grid import grid_cells
-from raypo.search.lease import holder_here
+from raypo.search.lease import holder, holder_here
 from raypo.search.ledger import Ledger
 from raypo.search.remote import WorkingCopy
 from raypo.study import Study, build
@@ -61,10 +61,9 @@ class SearchFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether the ledger holds anything of this search."""
-        if self.settings["ledger"]:
-            return bool(self.ledger.labels())
-        return self.journal.exists()
+        """Whether a trial of this search was ever drawn."""
+        there = bool(self.settings["ledger"]) or self.journal.exists()  # opening a journal would create it
+        return there and bool(self.ledger.rows())
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -161,9 +160,19 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
 
 
 def discard_if_empty(search: SearchFolder) -> None:
-    """Remove a search that was refused before anything ran, so that its name is free again."""
-    if not search.begun:
-        search.copy.drop(search.path)
+    """Remove a search that failed before a trial was drawn, so that its name is free again for the mended study."""
+    if search.begun or holder(search.copy) is not None:
+        return
+    if search.settings["ledger"]:
+        _forget(search.ledger)
+    search.copy.drop(search.path)
+
+
+def _forget(ledger: Ledger) -> None:
+    """Remove what a database has of a search, its commands too."""
+    for study in ledger.storage.get_all_studies():
+        if study.study_name.startswith(f"{ledger.search}/"):
+            ledger.storage.delete_study(study._study_id)
 
 
 def opened(storage: str, name: str) -> SearchFolder:

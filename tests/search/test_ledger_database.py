@@ -13,6 +13,7 @@ import pytest
 from test_any_moment import table
 
 from raypo.errors import StorageError, StudyError
+from raypo.search.commands import Commands
 from raypo.search.jobs import Job
 from raypo.search.searches import SearchFolder, create, discard_if_empty, opened
 from raypo.study import build
@@ -74,11 +75,16 @@ def test_a_name_is_taken_though_its_folder_is_elsewhere(tmp_path: Path, url: str
         search_in(tmp_path / "there", url, "taken")
 
 
-def test_a_search_refused_before_it_began_frees_its_name(tmp_path: Path, url: str) -> None:
-    search = search_in(tmp_path, url, "refused")
+def test_a_search_that_failed_before_a_trial_was_drawn_frees_its_name(tmp_path: Path, url: str) -> None:
+    search = search_in(tmp_path / "here", url, "refused")
+    Commands(search.ledger).send("extend", trials=1, hours=0.0)
+    search.ledger.study("dpo")  # as a driver does that is about to draw
+    played.Played(search_in(tmp_path / "here", url, "refused2", trials=1)).run()
     discard_if_empty(search)
     assert not search.path.exists()
-    assert search_in(tmp_path, url, "refused").path.exists()
+    again = search_in(tmp_path / "there", url, "refused")
+    assert Commands(again.ledger).all() == []
+    assert len(opened(str(tmp_path / "here"), "refused2").ledger.rows()) == 2, "another search has its trials"
 
 
 def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import ray
 from stubbed import STUB, Silent, run_stub
 
-from raypo.errors import StorageError
+from raypo.errors import ClusterError, StorageError
 from raypo.search import driver
 from raypo.search.commands import Commands
 from raypo.search.jobs import Job, Outcome
@@ -19,6 +19,7 @@ from raypo.search.joining import NAMESPACE
 from raypo.search.lease import lease
 from raypo.search.pool import SlotPool
 from raypo.search.samplers import make_sampler
+from raypo.search.searches import discard_if_empty
 from raypo.search.slots import Slot, SlotPlan
 from raypo.study import Study, build
 
@@ -64,6 +65,15 @@ def test_two_drivers_on_one_search_are_refused(stub_study: Study) -> None:
     search = driver.create(stub_study)
     with lease(search.copy, search.name), pytest.raises(StorageError, match="a driver runs it already"):
         run_stub(search, stub_study)
+
+
+def test_a_study_whose_model_cannot_be_had_leaves_its_name_to_the_mended_one(stub_study: Study) -> None:
+    faulty = stub_study.model_copy(update={"model": stub_study.model.model_copy(update={"path": "nobody/nothing"})})
+    search = driver.create(faulty)
+    with pytest.raises(ClusterError, match=r"preparing failed: .*nobody/nothing"):
+        driver.run(search, faulty, Silent())
+    discard_if_empty(search)
+    assert driver.create(stub_study).study().model.path == "quickstart"
 
 
 def test_faults_stay_with_their_trial_and_a_dead_worker_costs_little(stub_study: Study) -> None:

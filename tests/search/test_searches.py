@@ -1,0 +1,66 @@
+"""A name is taken by a search that has trials; one that failed before any was drawn makes room for the mended study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from played import Played, new, study_in
+
+from raypo.errors import StorageError
+from raypo.search.commands import Commands
+from raypo.search.jobs import Job
+from raypo.search.keeping_up import kept_up
+from raypo.search.lease import lease
+from raypo.search.searches import SearchFolder, create, discard_if_empty
+
+
+@pytest.fixture(params=["folder", "object store"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("RAYPO_CACHE", str(tmp_path / "cache"))
+    return str(tmp_path / "kept") if request.param == "folder" else f"file://{tmp_path}/kept"
+
+
+def failed_to_prepare(search: SearchFolder) -> None:
+    """What a driver has done when the preparation fails."""
+    with lease(search.copy, search.name), kept_up(search.copy, search.journal, []):
+        assert Commands(search.ledger).standing().revision == 0
+    assert search.journal.exists()
+
+
+def test_a_search_whose_preparation_failed_makes_room_for_the_mended_study(storage: str, tmp_path: Path) -> None:
+    search = create(study_in(storage, trials=7))  # type: ignore[arg-type]
+    failed_to_prepare(search)
+    discard_if_empty(search)
+    assert not search.path.exists()
+    assert not (tmp_path / "kept" / "played").exists()
+    assert new(storage).study().search.trials == 2  # type: ignore[arg-type]
+
+
+def test_a_search_with_a_trial_keeps_its_name(storage: str) -> None:
+    class Killed(Exception):
+        """The driver is gone."""
+
+    def kill(_: Job) -> None:
+        raise Killed
+
+    search = new(storage)  # type: ignore[arg-type]
+    with pytest.raises(Killed):
+        Played(search, busy=kill).run()
+    discard_if_empty(search)
+    assert [row.name for row in search.ledger.rows()] == ["dpo-0000"]
+    with pytest.raises(StorageError, match="there is a search of that name"):
+        new(storage)  # type: ignore[arg-type]
+
+
+def test_a_search_that_another_driver_has_taken_up_is_left_to_it(storage: str) -> None:
+    search = new(storage)  # type: ignore[arg-type]
+    with lease(search.copy, search.name):
+        discard_if_empty(search)
+        assert search.study().name == "played"
+
+
+def test_asking_whether_a_search_began_makes_no_ledger(storage: str) -> None:
+    search = new(storage)  # type: ignore[arg-type]
+    assert not search.begun
+    assert not search.journal.exists()
