@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -13,8 +11,9 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from raypo.search.results import SearchResults, TrialResult
+from raypo.search.results import SearchResults
 from raypo.tracking import charts
+from raypo.tracking.again import command
 from raypo.tracking.compare import caption, compare, winner
 from raypo.tracking.fronts import fronts
 from raypo.tracking.importance import searched
@@ -203,16 +202,6 @@ def _again(results: SearchResults) -> str:
     lead = "Each command trains one winner's configuration afresh; the last ones copy the trained models."
     body = f"<pre>{text(chr(10).join([*lines, '', *exports]))}</pre>" if lines else ""
     return section("run_again", "Run a winner again", lead, body)
-
-
-def command(results: SearchResults, trial: TrialResult) -> str:
-    """Return the command line that runs one trial's configuration again."""
-    entry = results.study.get("methods", {}).get(trial.method) or {}
-    method = {trial.method: {**entry, **trial.hyperparameters}}
-    settings = (f"methods={json.dumps(method)}", "search.trials=1")
-    overrides = " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
-    study = shlex.quote(str(results.folder / "study.yaml"))
-    return f"raypo search {study} --name {results.name}-{trial.name} {overrides}"
 
 
 SECTIONS = {

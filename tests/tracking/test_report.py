@@ -1,6 +1,4 @@
-import itertools
 import re
-import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -14,12 +12,11 @@ from plotly.offline import get_plotlyjs
 from synthetic import write_search
 
 from raypo.search.results import SearchResults
-from raypo.study import loading
 from raypo.tracking import charts
 from raypo.tracking.compare import compare, winner
 from raypo.tracking.importance import importances, is_log
 from raypo.tracking.parallel import parallel
-from raypo.tracking.report import command, page, write_report
+from raypo.tracking.report import page, write_report
 from raypo.tracking.samples import chosen_prompts, winners_answers
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -121,16 +118,6 @@ def test_what_a_model_wrote_cannot_break_the_page(tmp_path: Path) -> None:
     assert "<img" not in html
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;{{plotly}} &amp;" in html
     assert html.count("<script") == html.count("</script>")
-
-
-def test_a_command_runs_the_same_configuration_again(results: SearchResults) -> None:
-    trial = winner(results.trials, "epsilon_dpo")
-    words = shlex.split(command(results, trial))
-    assert words[:2] == ["raypo", "search"]
-    content = dict(results.study)
-    for setting in [word for before, word in itertools.pairwise(words) if before == "--set"]:
-        loading.override(content, setting)
-    assert content["methods"] == {"epsilon_dpo": dict(trial.hyperparameters)}
 
 
 def test_importance_finds_the_hyperparameter_that_mattered(results: SearchResults) -> None:
