@@ -19,7 +19,7 @@ from raypo.tracking.importance import searched
 from raypo.tracking.lineage import models, send_lineage
 from raypo.tracking.parallel import parallel
 from raypo.tracking.projection import TIMEOUT_S, Projection
-from raypo.tracking.runs import fingerprint, public, run_id
+from raypo.tracking.runs import fingerprint, public, public_text, reason, run_id
 from raypo.tracking.samples import chosen_prompts, winners_answers
 from raypo.tracking.tables import configuration as in_words
 
@@ -40,7 +40,7 @@ def write_overview(projection: Projection, results: SearchResults) -> None:
 
 def _write(wandb: ModuleType, run: Any, results: SearchResults, token: str) -> None:
     comparison = compare(results)
-    run.notes = caption(comparison)
+    run.notes = public_text(caption(comparison))
     run.config.update(public({key: value for key, value in results.study.items() if key not in ("name", "storage")}))
     run.config.update(public({"versions": results.versions}))
     tables = {"best": _best(results, run, token), "trials": _trials(results), "answers": _answers(results)}
@@ -70,7 +70,8 @@ def figures(results: SearchResults) -> Iterator[tuple[str, go.Figure | None]]:
 def _headline(comparison: Comparison) -> dict[str, Any]:
     rows = [row for row in comparison.rows if row.win_rate is not None]
     figures = {f"best/{row.method}/{name}": getattr(row, name) for row in rows for name in FIGURES}
-    return {**figures, "confirmed": comparison.confirmed, "judge": comparison.judge, "opponent": comparison.opponent}
+    measured_by = {"judge": public_text(comparison.judge), "opponent": public_text(comparison.opponent)}
+    return {**figures, "confirmed": comparison.confirmed, **measured_by}
 
 
 def _best(results: SearchResults, run: Any, token: str) -> tuple[list[str], list[list[Any]]]:
@@ -96,7 +97,7 @@ def _trials(results: SearchResults) -> tuple[list[str], list[list[Any]]]:
         found = figure(trial) if trial.estimate else {}
         settings = [trial.hyperparameters.get(name) for name in names]
         known = [trial.name, trial.method, trial.state, trial.fraction, *settings]
-        rows.append([*known, *(found.get(name) for name in FIGURES), trial.cost_s, trial.reason])
+        rows.append([*known, *(found.get(name) for name in FIGURES), trial.cost_s, reason(trial)])
     return head, rows
 
 

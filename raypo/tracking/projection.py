@@ -24,7 +24,7 @@ from raypo.errors import StorageError, StudyError
 from raypo.search.results import SearchResults, TrialResult
 from raypo.tracking.cursor import Cursor
 from raypo.tracking.record import Row, merge, rows
-from raypo.tracking.runs import configuration, fingerprint, run_id, summary, tags
+from raypo.tracking.runs import configuration, fingerprint, reason, run_id, summary, tags
 from raypo.tracking.tables import configuration as in_words
 
 Mode = Literal["online", "offline", "disabled"]
@@ -238,5 +238,5 @@ def _log(state: LiveRun, row: Row) -> None:
 
 
 def _notes(trial: TrialResult) -> str:
-    reason = f"\n{trial.state}: {trial.reason}" if trial.reason else ""
-    return in_words(trial.hyperparameters) + reason
+    why = reason(trial)
+    return in_words(trial.hyperparameters) + (f"\n{trial.state}: {why}" if why else "")

@@ -1,7 +1,7 @@
 """How a trial is described to W&B: id, tags, notes, configuration and summary, as plain data.
 
-A configuration is complete enough to run the trial again, and holds neither credentials nor the names of people's
-folders: it may end up on a page that the whole world reads.
+A configuration is complete enough to run the trial again. Neither it nor any text holds credentials or the names of
+people's folders: it may end up on a page that the whole world reads.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ from raypo.tracking.compare import figure
 
 LEFT_OUT = ("name", "methods", "storage")
 _SECRET_NAME = re.compile(r"(api_?key|secret|passw(or)?d|credential|(access|auth|hf|bearer)_token|^token$|^key$)", re.I)
-_SECRET_VALUE = re.compile(r"^(sk-|hf_|gh[pousr]_|glpat-|xox[abp]-|AKIA)[\w-]{8,}")
+_SECRET_VALUE = re.compile(r"\b(sk-|hf_|gh[pousr]_|glpat-|xox[abp]-|AKIA)[\w-]{8,}")
 _PRIVATE_PATH = re.compile(r"^(~|/|[A-Za-z]:[\\/]|file://)|(^|[\\/])(home|Users)[\\/]")
+_OWNER = re.compile(r"^(~|(.*[\\/])?(home|Users)[\\/]+)[^\\/]*", re.I)
+_BEGINS = (  # a path in running text: of a file, of a home, absolute, of a drive, or through a folder of homes
+    r"(?:file://|~[\w.-]*[\\/]|(?<![\w.~/…])/(?![/\s])|(?<!\w)[A-Za-z]:[\\/]|[^\s'\"(\[<=,:;]*[\\/](?:home|Users)[\\/])"
+)
+_QUOTED_PATH = re.compile(rf"(?<=')(?={_BEGINS})[^'\n]+(?=')|(?<=\")(?={_BEGINS})[^\"\n]+(?=\")")
+_BARE_PATH = re.compile(rf"{_BEGINS}[^\s'\"]*")
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -77,7 +83,21 @@ def _public_value(value: Any) -> Any:
     text = _LOGIN.sub("", str(value))
     if _SECRET_VALUE.match(text):
         return "(hidden)"
-    return "…/" + re.split(r"[\\/]", text.rstrip("\\/"))[-1] if _PRIVATE_PATH.search(text) else text
+    return _last_part(text) if _PRIVATE_PATH.search(text) else text
+
+
+def public_text(text: str) -> str:
+    """Running text, such as an error's, without credentials and with only the last part of private paths."""
+    text = _SECRET_VALUE.sub("(hidden)", _LOGIN.sub("", text))
+    # Only quotes tell a space within a path from its end, so quoted paths come first.
+    for path in (_QUOTED_PATH, _BARE_PATH):
+        text = path.sub(lambda found: _last_part(found[0]), text)
+    return text
+
+
+def _last_part(path: str) -> str:
+    """The end of a path, but for one that is a user's own folder, whose end is a name."""
+    return "…/" + re.split(r"[\\/]", _OWNER.sub("", path.rstrip("\\/")))[-1]
 
 
 def tags(trial: TrialResult) -> list[str]:
@@ -90,10 +110,15 @@ def tags(trial: TrialResult) -> list[str]:
 def summary(trial: TrialResult) -> dict[str, Any]:
     """Return what a run is remembered by: its final estimate with interval, or why there is none."""
     figures = figure(trial) if trial.estimate else {}
-    known = {"state": trial.state, "fraction": trial.fraction, "cost_s": trial.cost_s, "reason": trial.reason}
+    known = {"state": trial.state, "fraction": trial.fraction, "cost_s": trial.cost_s, "reason": reason(trial)}
     optimistic = {"win_rate_confirmed": trial.confirmed is not None} if trial.estimate else {}
     searched = {f"search/{name}": value for name, value in _search_figures(trial).items()}
     return {name: value for name, value in {**figures, **optimistic, **searched, **known}.items() if value is not None}
+
+
+def reason(trial: TrialResult) -> str | None:
+    """Return why a trial ended as it did, as far as W&B is told."""
+    return public_text(trial.reason) if trial.reason else None
 
 
 def _search_figures(trial: TrialResult) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from raypo.evaluation.goals import FIGURES
 from raypo.search.results import SearchResults
 from raypo.tracking.compare import caption, compare, goals_of
 from raypo.tracking.importance import is_log, searched
+from raypo.tracking.runs import public_text
 from raypo.tracking.tables import headline, to_markdown
 
 
@@ -27,7 +28,7 @@ def write_wandb_report(results: SearchResults, project: str, entity: str = "") -
         project=project,
         entity=entity,
         title=results.name,
-        description=caption(compare(results)),
+        description=public_text(caption(compare(results))),
         blocks=blocks(reports, expr, results, project, entity),
     )
     report.save()
@@ -47,7 +48,7 @@ def blocks(reports: ModuleType, expr: ModuleType, results: SearchResults, projec
     runs = reports.Runset(project=project, entity=entity, name=results.name, filters=[_own(expr, results)])
     return [
         reports.H1(text="Which method won"),
-        reports.MarkdownBlock(text=to_markdown(headline(compare(results)))),
+        reports.MarkdownBlock(text=public_text(to_markdown(headline(compare(results))))),
         reports.H1(text="All trials"),
         reports.PanelGrid(runsets=[runs], panels=panels(reports, results)),
     ]

@@ -48,6 +48,24 @@ def test_the_search_level_run_holds_the_comparison(tmp_path: Path) -> None:
     assert {"parallel/dpo", "slices/dpo/beta", "slices/dpo/lr"} <= names
 
 
+def test_nothing_that_is_sent_tells_the_folder_of_a_person(tmp_path: Path) -> None:
+    results = write_search(tmp_path, trials=10)
+    reason = "no space left on device: '/home/jane/my searches/a.pt'"
+    trials = tuple(replace(t, reason=reason) if t.state == "failed" else t for t in results.trials)
+    objective = {**results.study["objective"], "opponent": "/home/jane/answers.jsonl"}
+    objective["judge"] = {"kind": "llm", "model": "/home/jane/judge"}
+    replay(replace(results, trials=trials, study={**results.study, "objective": objective}), "offline")
+    runs = offline_runs(results.folder)
+    (overview,) = [run for name, run in runs.items() if name.endswith("-search")]
+    (failed,) = [run for name, run in runs.items() if name.endswith("-dpo-0009")]
+    assert failed.summary["reason"] == "no space left on device: '…/a.pt'"
+    assert failed.notes.endswith("failed: no space left on device: '…/a.pt'")
+    assert (overview.summary["judge"], overview.summary["opponent"]) == ("llm …/judge", "…/answers.jsonl")
+    sent = [path for path in (results.folder / "wandb").rglob("*") if path.is_file() and "logs" not in path.parts]
+    assert len(sent) > 41
+    assert [path.name for path in sent if b"jane" in path.read_bytes()] == []
+
+
 def test_a_wandb_report_and_a_saved_view_show_the_search(
     server: WandbServer,
     results: SearchResults,

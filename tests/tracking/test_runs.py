@@ -5,7 +5,7 @@ import pytest
 from raypo.errors import StorageError
 from raypo.search.results import SearchResults
 from raypo.tracking.cursor import Cursor
-from raypo.tracking.runs import configuration, fingerprint, public, run_id, summary, tags
+from raypo.tracking.runs import configuration, fingerprint, public, public_text, run_id, summary, tags
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,8 @@ from raypo.tracking.runs import configuration, fingerprint, public, run_id, summ
         ("~/data/pairs.jsonl", "…/pairs.jsonl"),
         ("C:\\Users\\jane\\model", "…/model"),
         ("../Users/jane/x", "…/x"),
+        ("/home/jane", "…/"),
+        ("~jane/", "…/"),
         ("file:///srv/jane/x/", "…/x"),
         ("data/pairs.jsonl", "data/pairs.jsonl"),
         ("meta-llama/Llama-3-8B", "meta-llama/Llama-3-8B"),
@@ -29,6 +31,35 @@ from raypo.tracking.runs import configuration, fingerprint, public, run_id, summ
 )
 def test_no_value_tells_more_than_it_should(value: object, shown: object) -> None:
     assert public({"x": value, "many": [value]}) == {"x": shown, "many": [shown]}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("[Errno 2] No such file or directory: '/home/jane/my data/pairs.jsonl'", "'…/pairs.jsonl'"),
+        ('File "/home/jane/code/train.py", line 3, in step', 'File "…/train.py", line 3, in step'),
+        (
+            "cannot read /Users/jane/models/base: not a model (see ~/notes.txt)",
+            "read …/base: not a model (see …/notes.txt)",
+        ),
+        ("no model in path=/home/jane/base, got [/root/x]", "no model in path=…/base, got […/x]"),
+        ("the folder /home/jane is full", "the folder …/ is full"),
+        (r"'C:\Users\jane' and C:\Users\jane\model, 'C:\\Users\\jane'", "'…/' and …/model, '…/'"),
+        ("../../home/jane/x and file:///srv/jane/y", "…/x and …/y"),
+        ("https://jane:pass@host/v1 said: wrong key sk-abcdefgh12345678", "https://host/v1 said: wrong key (hidden)"),
+        ("win rate 41.2 % at 1/3 of the schedule", "win rate 41.2 % at 1/3 of the schedule"),
+        ("s3://bucket/models/base and org/model, and/or 3 / 4", "s3://bucket/models/base and org/model, and/or 3 / 4"),
+    ],
+)
+def test_running_text_tells_no_folder_of_a_person_and_no_credential(text: str, shown: str) -> None:
+    assert public_text(text).endswith(shown)
+    assert "jane" not in public_text(text)
+    assert public_text(public_text(text)) == public_text(text)
+
+
+def test_a_summary_tells_no_private_path_of_its_reason(results: SearchResults) -> None:
+    failed = replace(results.trials[9], reason="no space left on '/home/jane/raypo searches/a.pt'")
+    assert summary(failed)["reason"] == "no space left on '…/a.pt'"
 
 
 def test_credentials_are_left_out_and_counts_of_tokens_are_not() -> None:
