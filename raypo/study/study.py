@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator
 
@@ -22,6 +22,7 @@ TRAINING_AXES = (
     "gradient_clipping", "adam_beta1", "adam_beta2",
 )  # fmt: skip
 DATABASES = ("postgresql", "mysql")
+_PASSWORD = re.compile("passw(or)?d|pwd", re.IGNORECASE)
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
 
 
@@ -41,7 +42,7 @@ def _database(url: str | None) -> str | None:
     parts = urlsplit(url)
     if parts.scheme.split("+")[0] not in DATABASES:
         raise ValueError(f"got {parts.scheme or url!r}; a database's URL begins with {' or '.join(DATABASES)}://")
-    if parts.password is not None:
+    if parts.password is not None or any(_PASSWORD.search(name) for name, _ in parse_qsl(parts.query)):
         raise ValueError("has a password in it, which every copy of the study would show; keep it in ~/.pgpass")
     return url
 

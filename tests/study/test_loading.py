@@ -167,3 +167,23 @@ def test_what_is_wrong_in_a_file_of_overrides_names_the_file(study_file: Path) -
     overrides.write_text("- search.trials: 2\n")
     with pytest.raises(StudyError, match=r"smaller\.yaml: overrides are keys with values, got list"):
         load(study_file, files=[overrides])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hunter2@host/db",
+        "postgresql://me@host/db?password=hunter2",
+        "mysql://host/db?charset=utf8&passwd=hunter2",
+        "postgresql+psycopg://me@host/db?sslmode=require&ssl%70assword=hunter2",
+    ],
+)
+def test_a_password_in_a_databases_url_is_refused_and_not_repeated(study_file: Path, url: str) -> None:
+    (said,) = problems(study_file, f"ledger={url}")
+    assert said.startswith(f"{study_file}: ledger: has a password in it")
+    assert "hunter2" not in said
+
+
+def test_what_else_a_databases_url_asks_for_is_kept(study_file: Path) -> None:
+    url = "postgresql://me@host/db?sslmode=require&passfile=/etc/pgpass"
+    assert load(study_file, [f"ledger={url}"]).ledger == url
