@@ -140,6 +140,7 @@ class TrialBench:
             )
             write_json(folder / "benchmarks.json", [asdict(score) for score in found])
             self.copy.push(folder / "benchmarks.json")
+            self.copy.release(folder / "model")
             return [asdict(score) for score in found]
 
         scores = led(measure)
@@ -209,11 +210,12 @@ class TrialBench:
 
     def _keep_model(self, job: Job, segment: Segment) -> None:
         """A fully trained trial keeps its model and no optimizer state."""
-        folder = trial_folder(self.folder, job.trial)
+        model = trial_folder(self.folder, job.trial) / "model"
         if not job.confirm:
-            checkpoints.publish(folder / "model", segment.trainer.export)
-            led(lambda: self.copy.push_folder(folder / "model", MODEL))
-            segment.kept = folder / "model"
+            checkpoints.publish(model, segment.trainer.export)
+            led(lambda: self.copy.push_folder(model, MODEL))
+            self.copy.release(model)  # whoever drops a loser's model from the mirror does not reach this machine
+            segment.kept = model
 
     def _heldout(self, trainer: Trainer, label: str) -> dict[str, float]:
         """Reward accuracy and margin on pairs that are trained on by nobody."""

@@ -124,6 +124,11 @@ class WorkingCopy:
                 self._remove(path)
         shutil.rmtree(path, ignore_errors=True)
 
+    def release(self, folder: Path) -> None:
+        """Remove a folder here that is in the mirror."""
+        if self.mirrored:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def files(self, folder: Path) -> list[str]:
         """All files below a folder of the mirror, relative to it, without those that are being written."""
         if self._files is None:

@@ -14,7 +14,15 @@ from typing import Any
 from raypo.artifacts import hash_of
 from raypo.errors import StorageError, StudyError
 from raypo.search.bench import TrialBench
-from raypo.search.folders import artifact_store, evaluation_file, location_of, run_file, trial_folder, write_json
+from raypo.search.folders import (
+    MODEL,
+    artifact_store,
+    evaluation_file,
+    location_of,
+    run_file,
+    trial_folder,
+    write_json,
+)
 from raypo.search.jobs import Job, Outcome
 from raypo.search.judging import trained_reward_model
 from raypo.search.materials import Materials
@@ -50,7 +58,9 @@ def train(study: Study, label: str, name: str, say: Callable[[str], None]) -> tu
         outcome = bench.run(Job(trial, label, point, study.search.seed, 1.0), pulse)
     finally:
         bench.close()
-    return outcome, trial_folder(bench.folder, trial) / "model"
+    model = trial_folder(bench.folder, trial) / "model"
+    bench.copy.pull_folder(model, MODEL)  # in an object store it is there alone
+    return outcome, model
 
 
 def train_reward_model(study: Study, say: Callable[[str], None]) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from played import STUDY, Played
 from small_bench import Pulse, job_of, open_bench, small_study
 
-from raypo.evaluation.benchmarks import run_benchmarks, unknown_tasks
+from raypo.evaluation.benchmarks import Score, run_benchmarks, unknown_tasks
 from raypo.search.benchmarking import benchmark, finalists
 from raypo.search.folders import trial_folder
 from raypo.search.jobs import Job, Outcome
@@ -116,6 +116,28 @@ def test_a_task_that_the_harness_does_not_have_is_named(task: Path) -> None:
     assert not list(unknown_tasks([str(task)]))
     (told,) = unknown_tasks(["arc_chalenge"])
     assert "did you mean 'arc_challenge'" in told
+
+
+def test_a_slot_fetches_a_model_for_its_benchmarks_and_lets_it_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Path] = []
+
+    def harness(model: Path, *_: Any, **__: Any) -> list[Score]:
+        assert (model / "model.safetensors").exists()
+        measured.append(model)
+        return [Score(**SCORE)]
+
+    monkeypatch.setenv("RAYPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("raypo.search.bench.run_benchmarks", harness)
+    location = f"file://{tmp_path}/bucket"
+    study = small_study(location, benchmarks={"tasks": ["t"]})  # type: ignore[arg-type]
+    bench = open_bench(study, f"{location}/small")  # type: ignore[arg-type]
+    bench.run(job_of(study, "dpo-0000"), Pulse())
+    outcome = bench.run(job_of(study, "dpo-0000").benchmarked(), Pulse())
+    bench.close()
+    assert outcome.evaluation["scores"] == [SCORE]
+    assert [model.exists() for model in measured] == [False]
 
 
 @harness

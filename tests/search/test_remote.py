@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +403,19 @@ def test_a_trial_goes_on_elsewhere_bit_for_bit_and_is_recorded_once(
     weights = [(each / "model" / "model.safetensors").read_bytes() for each in (folder, calm)]
     assert weights[0] == weights[1]
     assert not there(bucket, "small", "trials", "dpo-0000", "checkpoints").exists()
+
+
+def test_a_slot_keeps_no_model_that_the_store_has(bucket: str, machine: Machine) -> None:  # noqa: ARG001
+    study = small_study(bucket)  # type: ignore[arg-type]
+    search = create(study)
+    bench = open_bench(study, search.copy.location)  # type: ignore[arg-type]
+    for trial in ("dpo-0000", "dpo-0000.r1"):  # its own seed and a further one
+        outcome = bench.run(replace(job_of(study, "dpo-0000"), trial=trial), Pulse())
+        assert outcome.checkpoint == f"trials/{trial}/model"
+        assert not (bench.folder / str(outcome.checkpoint)).exists()
+        search.pull_models(trial)
+        assert (search.path / str(outcome.checkpoint) / "model.safetensors").exists()
+    bench.close()
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:

@@ -100,6 +100,20 @@ def test_an_interrupted_run_goes_on_and_another_one_begins_anew(tmp_path: Path) 
     assert weights(model) == weights(trained(study_of(tmp_path / "calm", training=often))[1])
 
 
+def test_in_an_object_store_the_model_is_here_wherever_it_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for machine in ("a", "b"):
+        monkeypatch.setenv("RAYPO_CACHE", str(tmp_path / machine))
+        found.append(trained(study_of(f"file://{tmp_path}/bucket")))  # type: ignore[arg-type]
+    (first, model, _), (again, same, said) = found
+    assert asdict(again) == asdict(first)
+    assert not any(line.startswith("training") for line in said)
+    assert (model.is_relative_to(tmp_path / "a"), same.is_relative_to(tmp_path / "b")) == (True, True)
+    assert weights(model) == weights(same)
+
+
 def test_the_name_of_a_search_is_refused(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     search = create(study, "taken")
