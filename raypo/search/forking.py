@@ -93,6 +93,9 @@ def why_not(before: Study, after: Study, row: Row) -> str | None:
         return "search.seed differs"
     if before.search.repeats != after.search.repeats:
         return "search.repeats differs"
+    own = after.model.sft is not None and after.model.sft.source is None
+    if own and before.fixed_transforms() != after.fixed_transforms():
+        return "data.transforms differs for model.sft"
     return _point_differs(before, after, row.label, point)
 
 

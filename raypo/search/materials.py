@@ -97,7 +97,7 @@ class Materials:
             return self.base
         from raypo.search.starting import fine_tune
 
-        tokens = self.tokens_of(self._demonstrations())
+        tokens = self.tokens_of(self.sft_records())
         key = {
             "model": self.base_hash,
             "tokens": hash_of(tokens.key),
@@ -169,6 +169,22 @@ class Materials:
         transforms = parse_transforms(self.study.data_transforms(point))
         return as_kind(apply_transforms(self._parts[0], transforms, self._read_more), kind)
 
+    def sft_records(self) -> list[Record]:
+        """Answers that the starting model imitates: of SFT's own source, or of the data after its fixed transforms."""
+        sft, data = self.study.model.sft, self.study.data
+        assert sft is not None
+        if (sft.source or data.source) == QUICKSTART:
+            return read_demonstrations(QUICKSTART, count=sft.count, seed=data.seed)
+        if sft.source is None:
+            transforms = parse_transforms(self.study.fixed_transforms())
+            records = apply_transforms(self._parts[0], transforms, self._read_more)
+        else:
+            records = self._read_more(sft.source)
+        records = records[: sft.count]
+        if all(isinstance(record, Demonstration) for record in records):
+            return records
+        return [made for record in records for made in demonstrations(record, sft.on)]
+
     @cached_property
     def heldout_tokens(self) -> Tokens | None:
         """Tokenised held-out pairs, for reward accuracy; None without pairs."""
@@ -232,21 +248,6 @@ class Materials:
         )
         found = read_prompts(source, split=wanted.split, count=wanted.count, **how)
         return [Prompt(text, best, source) for text, best in found]
-
-    def _demonstrations(self) -> list[Record]:
-        sft = self.study.model.sft
-        assert sft is not None
-        source = sft.source or self.study.data.source
-        if source == QUICKSTART:
-            return read_demonstrations(source, count=sft.count, seed=self.study.data.seed)
-        records = (
-            self._parts[0]
-            if sft.source is None
-            else read_records(source, count=sft.count, allow_code=self.study.allow_code)
-        )
-        if all(isinstance(record, Demonstration) for record in records):
-            return records
-        return [made for record in records[: sft.count] for made in demonstrations(record, sft.on)]
 
     def _read_more(self, source: str, **how: Any) -> list[Record]:
         return read_records(source, allow_code=self.study.allow_code, **how)

@@ -119,6 +119,10 @@ class Study(Section):
             for transform in self.data.transforms
         ]
 
+    def fixed_transforms(self) -> list[dict[str, Any]]:
+        """The transforms that are no axes: what SFT sees of the data, for the trials of every point start from it."""
+        return [t for t in self.data.transforms if not any(isinstance(value, Space) for value in t.values())]
+
     def written(self) -> dict[str, Any]:
         """The study as plain data, every default spelled out; `load` reads it back to the same study."""
         plain = {name: getattr(self, name) for name in Study.model_fields if name not in ("methods", "allow_code")}

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from raypo.artifacts import Store
 from raypo.data.specs import apply_transforms, parse_transforms
+from raypo.search.materials import Materials
 from raypo.search.sources import read_prompts, read_records
 from raypo.study.loading import load
 
@@ -29,19 +31,19 @@ def test_the_quickstart_is_judged_on_prompts_it_does_not_train_on() -> None:
     assert not trained & judged
 
 
-def test_training_judge_and_evaluation_of_the_hh_study_share_no_prompt(shared_data: Path) -> None:
-    study = load(STUDIES / "hh_short.yaml")
-    judge, prompts = study.objective.judge, study.objective.prompts
+def test_start_training_judge_and_evaluation_of_the_hh_study_share_no_prompt(shared_data: Path, tmp_path: Path) -> None:
+    pairs = shared_data / "hh_rlhf"
+    places = [f"{part}.source={pairs / 'hh_short_train.jsonl.gz'}" for part in ("data", "objective.judge")]
+    places.append(f"objective.prompts.source={pairs / 'hh_short_test.jsonl.gz'}")
+    study = load(STUDIES / "hh_short.yaml", places)
+    shared, judge = Materials(study, Store(tmp_path), lambda _: None), study.objective.judge
+    read = apply_transforms(read_records(str(judge.source)), parse_transforms(judge.transforms))
 
-    def here(path: str | None) -> str:
-        return str(path).replace("../shared", str(shared_data.parent))
-
-    def part(source: str | None, transforms: tuple[dict[str, object], ...]) -> set[str]:
-        records = apply_transforms(read_records(here(source)), parse_transforms(transforms))
-        return {str(record.prompt) for record in records}
-
-    trained, judging = part(study.data.source, study.data.transforms), part(judge.source, judge.transforms)
-    evaluated = {prompt for prompt, _ in read_prompts(here(prompts.source), split="test", count=prompts.count)}
-    assert len(trained) > 1000 < len(judging)
+    imitated = {record.prompt for record in shared.sft_records()}
+    trained = {record.prompt for record in shared.training_records("pairs", {})}
+    judging = {record.prompt for record in read}
+    evaluated = {prompt.text for prompt in shared.prompts()}
+    assert imitated == trained
+    assert len(trained) > 900 < len(judging)
     assert not trained & judging
     assert not evaluated & (trained | judging)

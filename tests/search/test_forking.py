@@ -82,6 +82,20 @@ def test_whatever_changes_figures_drops_the_trials(old: SearchFolder, change: st
     assert set(made.dropped.values()) == {why}
 
 
+def test_noise_that_becomes_searched_drops_the_trials_whose_start_had_learnt_it(tmp_path: Path) -> None:
+    content = {
+        **STUDY,
+        "model": {"path": "quickstart", "sft": {}},
+        "data": {"source": "pairs.jsonl", "transforms": [{"flip_labels": 0.1}]},
+        "storage": str(tmp_path),
+    }
+    old = create(build(content, "noisy"), "noisy")
+    Played(old).run()
+    searched = "data.transforms=[{flip_labels: {choice: [0.1, 0.2]}}]"
+    assert set(fork(old, "searched", [searched]).dropped.values()) == {"data.transforms differs for model.sft"}
+    assert fork(old, "seen_whole", ["search.trials=3"]).dropped == {}
+
+
 def test_an_impossible_change_leaves_nothing_behind(old: SearchFolder) -> None:
     with pytest.raises(StudyError, match=r"search\.trials"):
         fork(old, "wrong", ["search.trials=-1"])

@@ -1,0 +1,92 @@
+"""What the trials of a study share: the starting model learns from the data that trials may see."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raypo.artifacts import Store
+from raypo.data.records import Demonstration, Record
+from raypo.search.materials import Materials
+from raypo.study import build
+
+FLIPPED = {"flip_labels": {"choice": [0.0, 1.0]}}
+HALF = {"split": [0, 0.5]}
+
+
+def pairs_file(folder: Path, name: str, count: int = 60) -> Path:
+    rows = [
+        {"prompt": f"{name} question {i} ?", "chosen": f"good {i}", "rejected": f"bad {'x ' * (i % 3)}{i}"}
+        for i in range(count)
+    ]
+    path = folder / f"{name}.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def materials(folder: Path, transforms: list[dict[str, Any]], **sft: Any) -> Materials:
+    content = {
+        "name": "shared",
+        "model": {"path": "quickstart", "sft": {"lr": 1e-3, "batch_size": 16, **sft}},
+        "data": {"source": str(pairs_file(folder, "mine")), "transforms": transforms, "max_length": 48},
+        "methods": {"dpo": {"beta": 0.1}},
+        "objective": {"judge": {"kind": "rule", "function": "quickstart"}},
+        "resources": {"zero_stage": 0},
+    }
+    return Materials(build(content, "shared"), Store(folder / "artifacts"), lambda _: None)
+
+
+def prompts(records: list[Record]) -> set[str]:
+    return {str(record.prompt) for record in records}
+
+
+def answers(records: list[Record]) -> list[str]:
+    assert all(isinstance(record, Demonstration) for record in records)
+    return [str(record.completions[0]) for record in records]
+
+
+def test_the_start_imitates_no_prompt_that_the_data_leaves_out(tmp_path: Path) -> None:
+    shared = materials(tmp_path, [HALF, {"filter": {"max_chars": 8}}])
+    trained = prompts(shared.training_records("pairs", {}))
+    assert prompts(shared.sft_records()) == trained
+    assert 0 < len(trained) < 30
+
+
+def test_the_start_imitates_added_rows_too(tmp_path: Path) -> None:
+    other = pairs_file(tmp_path, "other")
+    shared = materials(tmp_path, [{"mix": {"share": 0.25, "source": str(other)}}])
+    assert any(prompt.startswith("other") for prompt in prompts(shared.sft_records()))
+    assert prompts(shared.sft_records()) == prompts(shared.training_records("pairs", {}))
+
+
+def test_noise_that_all_trials_share_reaches_the_start_and_searched_noise_does_not(tmp_path: Path) -> None:
+    fixed, searched = materials(tmp_path, [{"flip_labels": 1.0}]), materials(tmp_path, [FLIPPED, HALF])
+    assert all(answer.startswith("bad") for answer in answers(fixed.sft_records()))
+    assert all(answer.startswith("good") for answer in answers(searched.sft_records()))
+    assert prompts(searched.sft_records()) == prompts(searched.training_records("pairs", {"data.flip_labels": 0.0}))
+
+
+def test_a_source_of_its_own_is_taken_as_it_is(tmp_path: Path) -> None:
+    other = pairs_file(tmp_path, "other")
+    shared = materials(tmp_path, [HALF, {"flip_labels": 1.0}], source=str(other), count=40)
+    assert answers(shared.sft_records()) == [f"good {i}" for i in range(40)]
+
+
+def test_the_first_rows_are_those_that_are_left(tmp_path: Path) -> None:
+    found = materials(tmp_path, [HALF], count=5).sft_records()
+    assert found == materials(tmp_path, [HALF]).sft_records()[:5]
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    ("transforms", "same"),
+    [([HALF, FLIPPED], True), ([{"split": [0, 0.8]}], False), ([HALF, {"flip_labels": 1}], False)],
+)
+def test_the_start_is_found_again_where_what_it_imitates_is_the_same(
+    transforms: list[dict[str, Any]], same: bool, tmp_path: Path
+) -> None:
+    first, second = (materials(tmp_path, given, epochs=0.1).start for given in ([HALF], transforms))
+    assert (first == second) is same
