@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from raypo.artifacts.hashing import hash_of
-from raypo.data.records import Pair, Ranking, Record, characters, content
+from raypo.data.records import Pair, Ranking, Record, as_messages, characters, content
 from raypo.data.rewriting import factored, flipped, pair_of
 from raypo.errors import DataError
 
@@ -50,12 +50,14 @@ def filter(
     max_prompt_chars: Count | None = None,
     min_margin: float | None = None,
     max_margin: float | None = None,
+    max_turns: Count | None = None,
     equals: dict[str, str | int | float | bool] | None = None,
 ) -> list[Record]:
     """Keep rows for which all conditions hold.
 
     min_chars, max_chars: characters of every answer; max_prompt_chars: of the prompt; min_margin, max_margin: score of
-    the chosen minus score of the rejected answer; equals: fields of the record and their values.
+    the chosen minus score of the rejected answer; max_turns: of the user in the prompt, transcripts included; equals:
+    fields of the record and their values.
     """
 
     def holds(record: Record) -> bool:
@@ -66,6 +68,7 @@ def filter(
             and (max_prompt_chars is None or characters(record.prompt) <= max_prompt_chars)
             and (min_margin is None or _margin(record, "filter.min_margin") >= min_margin)
             and (max_margin is None or _margin(record, "filter.max_margin") <= max_margin)
+            and (max_turns is None or _turns(record) <= max_turns)
             and all(_field(record, name) == value for name, value in (equals or {}).items())
         )
 
@@ -183,6 +186,10 @@ def _margin(record: Record, needed_by: str) -> float:
     if not isinstance(record, Pair) or math.isnan(record.margin):
         raise DataError(f"{record.source}: data.transforms.{needed_by} needs scores of both answers; this row has none")
     return record.margin
+
+
+def _turns(record: Record) -> int:
+    return sum(message["role"] == "user" for message in as_messages(record.prompt))
 
 
 def _field(record: Record, name: str) -> Any:

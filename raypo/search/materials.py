@@ -243,6 +243,7 @@ class Materials:
             else {
                 "format": wanted.format,
                 "columns": wanted.columns,
+                "transforms": wanted.transforms,
                 "allow_code": self.study.allow_code,
             }
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raypo.data.records import Record
+from raypo.data.specs import parse_transforms
 from raypo.errors import DataError, StudyError
 from raypo.methods import check_corners
 from raypo.search.drawing import rules_of
@@ -30,7 +31,7 @@ def check(study: Study, say: Callable[[str], None]) -> None:
     Raises:
         StudyError: one line a problem.
     """
-    problems = [*_missing_files(study), *_no_model(study), *unmeasurable(study)]
+    problems = [*_missing_files(study), *_no_model(study), *_wrong_transforms(study), *unmeasurable(study)]
     records: list[Record] = []
     if not problems:
         try:
@@ -92,6 +93,18 @@ def _no_model(study: Study) -> Iterator[str]:
     for where, path in (("model.path", study.model.path), ("objective.judge.path", study.objective.judge.path)):
         if path is not None and Path(path).is_dir() and not (Path(path) / "config.json").is_file():
             yield f"{where}: {path} is no model folder, it has no config.json; give a Hugging Face folder or a hub id"
+
+
+def _wrong_transforms(study: Study) -> Iterator[str]:
+    """Those of prompts and judge, which are read long after the data's."""
+    objective, confirm = study.objective, study.confirm.prompts
+    lists = {"objective.prompts": objective.prompts.transforms, "objective.judge": objective.judge.transforms}
+    lists |= {"confirm.prompts": confirm.transforms} if confirm is not None else {}
+    for where, transforms in lists.items():
+        try:
+            parse_transforms(transforms, f"{where}.transforms")
+        except StudyError as error:
+            yield from str(error).splitlines()
 
 
 def _missing_files(study: Study) -> Iterator[str]:

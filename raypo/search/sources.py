@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from raypo.data import sources
 from raypo.data.records import Demonstration, Pair, Ranking, Record, Text
 from raypo.data.rewriting import demonstrations
 from raypo.data.sources import Loaded
+from raypo.data.specs import apply_transforms, parse_transforms
 from raypo.errors import DataError
 from raypo.quickstart import task
 
@@ -66,7 +67,9 @@ def read_demonstrations(source: str, **how: Any) -> list[Record]:
     return read_records(source, **how)
 
 
-def read_prompts(source: str, *, split: str, count: int, **how: Any) -> list[tuple[Text, Text | None]]:
+def read_prompts(
+    source: str, *, split: str, count: int, transforms: Sequence[Any] = (), **how: Any
+) -> list[tuple[Text, Text | None]]:
     """(prompt, the data's own best answer or None) of `count` different prompts, in the order of the source.
 
     Where rows share a prompt, the answer is that of the first one which has a good one.
@@ -76,8 +79,10 @@ def read_prompts(source: str, *, split: str, count: int, **how: Any) -> list[tup
     """
     if source == QUICKSTART:
         return [(prompt, None) for prompt in task.prompts(count, how.get("seed", 0), _SPLITS.get(split, split))]  # type: ignore[arg-type]
+    parsed = parse_transforms(transforms, "objective.prompts.transforms")
+    records = apply_transforms(read_records(source, split=split, **how), parsed, read_records)
     seen: dict[str, tuple[Text, Text | None]] = {}
-    for record in read_records(source, split=split, **how):
+    for record in records:
         name = repr(record.prompt)
         if name not in seen and len(seen) == count:
             continue

@@ -22,6 +22,7 @@ class Prompts(Section):
     count: Count = 256
     format: str | dict[str, dict[str, Any]] = "auto"
     columns: dict[str, str] = Field(default_factory=dict)
+    transforms: tuple[dict[str, Any], ...] = ()
 
 
 class Judge(Section):

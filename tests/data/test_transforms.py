@@ -89,6 +89,13 @@ class TestFilter:
         assert filter(rows, min_margin=0.5, max_margin=1) == [rows[1]]
         assert filter(rows, equals={"chosen_model": "m"}) == [rows[0]]
 
+    def test_turns_are_those_of_the_user_in_transcripts_and_conversations(self) -> None:
+        once, twice = ({"role": "user", "content": "q"},), ({"role": "user", "content": "q"},) * 2
+        transcripts = ("\n\nHuman: q\n\nAssistant:", "\n\nHuman: q\n\nAssistant: a\n\nHuman: r\n\nAssistant:")
+        rows = [Pair(prompt, "a", "b") for prompt in ("q", once, transcripts[0], twice, transcripts[1])]
+        assert filter(rows, max_turns=1) == rows[:3]
+        assert filter(rows, max_turns=2) == rows
+
     def test_impossible_conditions(self) -> None:
         with pytest.raises(DataError, match="no row of 1 passes"):
             filter([Pair("p", "a", "b")], min_chars=9)

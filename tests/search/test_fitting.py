@@ -101,6 +101,18 @@ def test_a_filter_that_none_of_the_first_rows_passes_accuses_no_one(tmp_path: Pa
     check(study(tmp_path, rows, "dpo", data={"transforms": [{"filter": {"min_chars": 40}}]}), lambda _: None)
 
 
+def test_transforms_of_prompts_and_judge_are_read_before_anything_starts(tmp_path: Path) -> None:
+    prompts = {"transforms": [{"filter": {"turns": 1}}]}
+    judge = {"kind": "bradley_terry", "source": "quickstart", "transforms": [{"splt": [0, 1]}]}
+    confirm = {"prompts": {"transforms": [{"split": [0, 2]}]}}
+    wanted = study(tmp_path, None, "dpo", objective={"judge": judge, "prompts": prompts}, confirm=confirm)
+    assert [problem.split(": ")[0] for problem in problems(wanted)] == [
+        "objective.prompts.transforms[0].filter.turns",
+        "objective.judge.transforms[0]",
+        "confirm.prompts.transforms[0].split.high",
+    ]
+
+
 def test_only_the_first_rows_are_read(tmp_path: Path) -> None:
     wanted = study(tmp_path, [PAIR] * ROWS, "dpo")
     with Path(wanted.data.source).open("a") as file:
