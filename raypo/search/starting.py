@@ -22,12 +22,20 @@ def fine_tune(study: Study, base: Path, tokens: TokenSet, folder: Path, say: Cal
         model_path=str(base),
         dtype=study.model.dtype,
         zero_stage=study.resources.zero_stage,
+        optimizer=sft.optimizer,
         micro_batch_size=max(1, sft.batch_size // study.resources.workers),
         gradient_checkpointing=study.model.gradient_checkpointing,
         offload=study.resources.offload,
         trust_remote_code=study.model.trust_remote_code,
     )
-    optimisation = Optimisation(lr=sft.lr, batch_size=sft.batch_size, epochs=sft.epochs)
+    optimisation = Optimisation(
+        lr=sft.lr,
+        batch_size=sft.batch_size,
+        epochs=sft.epochs,
+        schedule=sft.schedule,
+        warmup=sft.warmup,
+        gradient_clipping=sft.gradient_clipping,
+    )
     trainer = Trainer(setup)
     try:
         trainer.begin(Run("sft", {}, optimisation, seed=study.search.seed), tokens, {})

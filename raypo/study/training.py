@@ -38,6 +38,10 @@ class Sft(Section):
     epochs: Positive = 1.0
     lr: Positive = 2e-5
     batch_size: Count = 64
+    optimizer: Literal["adamw", "rmsprop", "adafactor"] = "adamw"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    gradient_clipping: NonNegative = 1.0
 
 
 class Model(Section):

@@ -90,3 +90,12 @@ def test_the_start_is_found_again_where_what_it_imitates_is_the_same(
 ) -> None:
     first, second = (materials(tmp_path, given, epochs=0.1).start for given in ([HALF], transforms))
     assert (first == second) is same
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("optimizer", "rmsprop"), ("schedule", "constant"), ("warmup", 0.9), ("gradient_clipping", 1e-3)],
+)
+def test_the_start_is_trained_as_sft_says(setting: str, value: Any, tmp_path: Path) -> None:
+    usual, other = (materials(tmp_path, [], **given).start for given in ({}, {setting: value}))
+    assert (usual / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from raypo.artifacts import Store
+from raypo.data.records import as_messages
 from raypo.search.drawing import rules_of
 from raypo.search.fitting import first_prompts, first_records, framed_apart
 from raypo.search.grid import grid_cells
+from raypo.search.materials import Materials
 from raypo.search.preflight import check
 from raypo.search.searches import targets
 from raypo.study import Study, load
@@ -134,9 +137,26 @@ def test_answers_to_alpaca_eval_are_drawn_as_simpo_drew_them(name: str, temperat
     assert (sampling.temperature, sampling.max_new_tokens) == (temperature, tokens)
 
 
+@pytest.mark.parametrize("name", ["epsilon_dpo_hh", "preference_informed_mistral"])
+def test_dialogue_is_judged_on_single_turns(name: str, shared_data: Path, tmp_path: Path) -> None:
+    test_file = shared_data / "hh_rlhf" / "helpful-base_test.jsonl.gz"
+    found = study(name, sets=(f"objective.prompts.source={test_file}",))
+    asked = Materials(found, Store(tmp_path), lambda _: None).prompts()
+    assert len(asked) == found.objective.prompts.count
+    assert all(len(as_messages(prompt.text)) == 1 for prompt in asked)
+
+
 def test_koh_trains_under_table_1() -> None:
     found = study("preference_informed_mistral")
     fixed = found.fixed("dpo")
     assert (fixed["optimizer"], fixed["batch_size"], fixed["lr"], fixed["beta"]) == ("rmsprop", 64, 5e-7, 0.1)
+    sft = found.model.sft
+    assert sft is not None
+    assert (sft.optimizer, sft.batch_size, sft.lr, sft.epochs) == ("rmsprop", 64, 5e-7, 1)
+    assert {name: fixed[name] for name in ("schedule", "warmup", "gradient_clipping")} == {
+        "schedule": sft.schedule,
+        "warmup": sft.warmup,
+        "gradient_clipping": sft.gradient_clipping,
+    }
     assert (found.data.max_length, found.data.max_prompt_length) == (512, 256)
     assert (found.objective.prompts.count, found.objective.opponent) == (128, "chosen")
