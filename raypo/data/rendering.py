@@ -130,8 +130,7 @@ class Renderer:
         return tuple({*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()})
 
     def _render(self, conversation: tuple[Message, ...], answering: bool = False, cut: bool = False) -> str:
-        named = self.chat_template or OWN_TEMPLATE
-        template = self.tokenizer.chat_template if named == OWN_TEMPLATE else TEMPLATES.get(named, named)
+        template = template_of(self.tokenizer, self.chat_template)
         if not template:
             raise DataError(
                 "data.chat_template: the data holds conversations and the tokenizer has no chat template; "
@@ -146,6 +145,12 @@ class Renderer:
                 continue_final_message=cut,
             )
         )
+
+
+def template_of(tokenizer: Any, chat_template: str | None) -> str | None:
+    """The Jinja template behind a study's `data.chat_template`; None where it is the tokenizer's, which has none."""
+    named = chat_template or OWN_TEMPLATE
+    return tokenizer.chat_template if named == OWN_TEMPLATE else TEMPLATES.get(named, named)
 
 
 def _plain_pieces(prompt: str, answer: str) -> tuple[Piece, ...]:

@@ -79,7 +79,7 @@ def sample(
     the default process group (ZeRO 3). `chat_template` is the study's, as in tokenisation for training.
     """
     ids = prepared(tokenizer, prompts, sampling, chat_template)
-    stops = end_of_turn(model, tokenizer)
+    stops = end_of_turn(model, tokenizer, chat_template)
     noise = _uniforms(prompts, sampling)
     done: dict[int, list[int]] = {}
     training = model.training

@@ -52,7 +52,8 @@ def _from_vllm(
     trainer: Trainer, materials: Materials, prompts: Sequence[Text], sampling: Sampling, scratch: Path
 ) -> list[Completion]:
     """This rank's share of what rank 0 draws with vLLM from an exported copy of the weights."""
-    stops = end_of_turn(trainer.engine.policy.plain, materials.tokenizer)
+    template = materials.study.data.chat_template
+    stops = end_of_turn(trainer.engine.policy.plain, materials.tokenizer, template)
     with _exported(trainer, scratch) as folder:
 
         def draw() -> list[Completion]:
@@ -64,7 +65,7 @@ def _from_vllm(
                     prompts,
                     sampling,
                     stops,
-                    chat_template=materials.study.data.chat_template,
+                    chat_template=template,
                 )
             finally:
                 del engine

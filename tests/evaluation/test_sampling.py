@@ -124,6 +124,9 @@ def test_conversations_go_through_the_template_and_stop_where_it_ends_a_turn(tin
     tokenizer.chat_template = TEMPLATE
     assert end_of_turn(tiny.model, tokenizer) == {0, 2}
     assert end_of_turn(tiny.model, tiny.tokenizer) == {0}
+    tokenizer.chat_template = None
+    assert end_of_turn(tiny.model, tokenizer, TEMPLATE) == {0, 2}, "a study's own template ends turns as well"
+    tokenizer.chat_template = TEMPLATE
     conversation = ({"role": "user", "content": "w1 w2"},)
     found = sample(tiny.model, tokenizer, [conversation] * 40, Sampling(max_new_tokens=30))
     assert len(found[0].prompt_tokens) == 4
