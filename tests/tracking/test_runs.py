@@ -42,7 +42,7 @@ def test_no_value_tells_more_than_it_should(value: object, shown: object) -> Non
             "cannot read /Users/jane/models/base: not a model (see ~/notes.txt)",
             "read …/base: not a model (see …/notes.txt)",
         ),
-        ("no model in path=/home/jane/base, got [/root/x]", "no model in path=…/base, got […/x]"),
+        ("no model in path=/home/jane/base, got [/home/jane/x]", "no model in path=…/base, got […/x]"),
         ("the folder /home/jane is full", "the folder …/ is full"),
         (r"'C:\Users\jane' and C:\Users\jane\model, 'C:\\Users\\jane'", "'…/' and …/model, '…/'"),
         ("../../home/jane/x and file:///srv/jane/y", "…/x and …/y"),
