@@ -20,7 +20,8 @@ from raypo.evaluation.sampling import Completion, Sampling
 from raypo.search.answering import answer
 from raypo.search.folders import read_json, trial_folder, write_json
 from raypo.search.jobs import Job
-from raypo.search.materials import Materials, Prompt, chosen_answers, read_answers
+from raypo.search.materials import Materials
+from raypo.search.opponents import Prompt, chosen_answers, read_answers
 from raypo.search.remote import WorkingCopy
 from raypo.search.rivals import best_scores, concurrent_trials
 from raypo.search.together import led, made_together, rank

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from raypo.artifacts import Store, hash_folder, hash_of
 from raypo.data.embeddings import embed
 from raypo.data.keys import tokens_key
-from raypo.data.records import Demonstration, Kind, Record, Text, plain
+from raypo.data.records import Demonstration, Kind, Record, Text
 from raypo.data.rewriting import as_kind, demonstrations
 from raypo.data.sources import Loaded
 from raypo.data.specs import apply_transforms, parse_transforms
@@ -26,6 +25,7 @@ from raypo.errors import ModelError, StudyError
 from raypo.quickstart import model as tiny
 from raypo.quickstart.vocabulary import words
 from raypo.search.data_notes import overlap_note, read_note, token_note
+from raypo.search.opponents import Prompt
 from raypo.search.sources import QUICKSTART, read_demonstrations, read_prompts, read_records, read_source
 from raypo.search.together import made_alone, made_together
 from raypo.spaces import Value
@@ -40,15 +40,6 @@ class Tokens:
 
     set: TokenSet
     key: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One evaluation prompt with the data's own best answer, where there is one."""
-
-    text: Text
-    best: Text | None
-    source: str
 
 
 class Materials:
@@ -252,40 +243,6 @@ class Materials:
 
     def _read_more(self, source: str, **how: Any) -> list[Record]:
         return read_records(source, allow_code=self.study.allow_code, **how)
-
-
-def chosen_answers(prompts: list[Prompt]) -> list[str]:
-    """The data's own best answers, as an opponent gives them.
-
-    Raises:
-        StudyError: a prompt has none.
-    """
-    missing = [p for p in prompts if p.best is None]
-    if missing:
-        raise StudyError(
-            f"objective.opponent: chosen needs a good answer to every prompt, {missing[0].source} has none for "
-            f"{len(missing)} of {len(prompts)}, such as {plain(missing[0].text)[:80]!r}; take objective.prompts from "
-            "data with chosen answers, or set objective.opponent to start or a file of answers"
-        )
-    return [plain(p.best) for p in prompts if p.best is not None]
-
-
-def read_answers(path: Path, prompts: list[Prompt]) -> list[str]:
-    """An opponent's completions from a file: JSON lines or a JSON list of {prompt, answer}, matched by prompt.
-
-    Raises:
-        StudyError: a prompt has no answer there.
-    """
-    from raypo.data.files import read_file
-
-    answers = {json.dumps(row.get("prompt")): row.get("answer", row.get("completion")) for _, row in read_file(path)}
-    missing = [p for p in prompts if answers.get(json.dumps(p.text)) is None]
-    if missing:
-        raise StudyError(
-            f"objective.opponent: {path} has no answer for {len(missing)} of {len(prompts)} prompts, such as "
-            f"{str(missing[0].text)[:80]!r}; each row needs prompt and answer"
-        )
-    return [str(answers[json.dumps(p.text)]) for p in prompts]
 
 
 def _model_folder(path: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raypo.errors import StudyError
-from raypo.search.materials import Prompt, chosen_answers
+from raypo.search.opponents import Prompt, chosen_answers
 from raypo.search.sources import read_prompts
 
 TURNS = {
