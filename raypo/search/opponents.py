@@ -38,6 +38,8 @@ def chosen_answers(prompts: list[Prompt]) -> list[str]:
 def read_answers(path: Path, prompts: list[Prompt]) -> list[str]:
     """An opponent's completions from a file: JSON lines or a JSON list of {prompt, answer}, matched by prompt.
 
+    An answer is a text or a list of messages.
+
     Raises:
         StudyError: a prompt has no answer there.
     """
@@ -50,4 +52,5 @@ def read_answers(path: Path, prompts: list[Prompt]) -> list[str]:
             f"objective.opponent: {path} has no answer for {len(missing)} of {len(prompts)} prompts, such as "
             f"{str(missing[0].text)[:80]!r}; each row needs prompt and answer"
         )
-    return [str(answers[json.dumps(p.text)]) for p in prompts]
+    found = [answers[json.dumps(p.text)] for p in prompts]
+    return [plain(tuple(answer)) if isinstance(answer, list) else str(answer) for answer in found]

@@ -1,4 +1,4 @@
-"""Prompts of an evaluation, with the answer that the data itself holds to be the best."""
+"""What the policy is compared with: the data's own best answers, or those of a file, as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raypo.errors import StudyError
-from raypo.search.opponents import Prompt, chosen_answers
+from raypo.search.opponents import Prompt, chosen_answers, read_answers
 from raypo.search.sources import read_prompts
 
 TURNS = {
@@ -49,3 +49,16 @@ def test_a_prompt_with_bad_answers_alone_has_no_chosen_one(tmp_path: Path) -> No
     assert found[0].best is None
     with pytest.raises(StudyError, match=r"rows\.jsonl has none for 1 of 1, such as 'Say it'; take objective\.prompts"):
         chosen_answers(found)
+
+
+def test_an_answer_in_a_file_may_be_a_text_or_messages(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    rows = [
+        {"prompt": "Why?", "answer": [{"role": "assistant", "content": "So."}]},
+        {"prompt": "Who?", "answer": "We."},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = [Prompt(prompt, None, "rows.jsonl") for prompt in ("Who?", "Why?")]
+    assert read_answers(file, asked) == ["We.", "So."]
+    with pytest.raises(StudyError, match=r"answers\.jsonl has no answer for 1 of 1 prompts, such as 'How\?'"):
+        read_answers(file, [Prompt("How?", None, "rows.jsonl")])
