@@ -8,15 +8,12 @@ Evaluations are numbered by their place in `objective.at`; a number that is alre
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -24,6 +21,7 @@ from raypo.errors import StorageError
 from raypo.search.jobs import Outcome
 from raypo.search.rows import Known, Row, renamed, replaced_by, row_of, trial_name
 from raypo.search.samplers import RepeatableSampler
+from raypo.search.storage import open_storage
 from raypo.search.view import Space
 
 __all__ = ["CONTROL", "Ledger", "Row", "trial_name"]
@@ -44,7 +42,7 @@ class Ledger:
 
     def __init__(self, where: str | Path, search: str, goals: Sequence[str] = ()) -> None:
         self.search, self.goals = search, tuple(goals)
-        self.storage = _storage(where)
+        self.storage = open_storage(where)
         self._studies: dict[str, optuna.Study] = {}
         self._known: dict[str, Known] = {}
 
@@ -243,34 +241,3 @@ class Ledger:
     def _row(self, label: str, trial: FrozenTrial) -> Row:
         self.known(label).see(trial)
         return row_of(label, trial, self.notes(label))
-
-
-def _storage(where: str | Path) -> BaseStorage:
-    if isinstance(where, str) and "://" in where:
-        return _database(where)
-    path = str(where)
-    try:
-        return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
-    except json.JSONDecodeError as error:
-        raise StorageError(
-            f"{path}: holds a line that cannot be read ({error}); raypo resume mends the end of a journal, and says "
-            f"which line is damaged where that is not the last"
-        ) from None
-
-
-def _database(url: str) -> BaseStorage:
-    """A database that answers, with ended trials remembered here.
-
-    Raises:
-        StorageError: it does not answer, or the package that speaks to it is missing.
-    """
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        spoken = url.replace("postgresql://", "postgresql+psycopg://", 1)
-        return get_storage(RDBStorage(spoken, engine_kwargs={"pool_pre_ping": True}))
-    except ImportError as error:
-        raise StorageError(f"ledger: {url} needs a package, {error}; pip install 'raypo[postgres]'") from None
-    except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise StorageError(f"ledger: {url} does not answer, {cause}") from None
