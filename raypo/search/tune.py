@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -99,13 +100,36 @@ class LedgerScheduler(_Asking, FIFOScheduler):
         keep = self._conductor.heard(trial.trial_id, result["rung"], _outcome(result))
         return TrialScheduler.CONTINUE if keep else TrialScheduler.STOP
 
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """The last result of a trial that ends by itself arrives here alone."""
         self._conductor.heard(trial.trial_id, result["rung"], _outcome(result))
+        forget_ended(tune_controller)
+
+
+class NoProgress(TrialProgressCallback):
+    """In the place of Tune's own, which keeps all trials to print what is never shown."""
+
+    def on_trial_result(self, *_: Any, **__: Any) -> None: ...
+    def on_trial_error(self, *_: Any, **__: Any) -> None: ...
+    def on_trial_complete(self, *_: Any, **__: Any) -> None: ...
 
 
 def _outcome(result: dict[str, Any]) -> Outcome:
     return Outcome(**json.loads(result["outcome"]))
+
+
+def forget_ended(controller: Any) -> None:
+    """Have Tune's controller let go of the trials that have ended, 50 KiB each, for the ledger is the record.
+
+    Tune has no call for it; these are all the places where it keeps them.
+    """
+    trials = controller.get_trials()
+    ended = {trial for trial in trials if trial.is_finished()}
+    trials[:] = [trial for trial in trials if trial not in ended]
+    for kept in (controller._stopped_trials, controller._failed_trials, controller._trials_to_cache):
+        kept -= ended
+    for trial in ended:
+        controller._trial_metadata.pop(trial.trial_id, None)
 
 
 def run(conductor: Conductor, concurrent: int, folder: str) -> None:
@@ -124,6 +148,7 @@ def run(conductor: Conductor, concurrent: int, folder: str) -> None:
             name="tune",
             storage_path=folder,
             verbose=0,
+            callbacks=[NoProgress()],
             failure_config=tune.FailureConfig(max_failures=-1),
         ),
     )

@@ -1,0 +1,60 @@
+"""Tune under a conductor of many trials: it runs them all and keeps none that has ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.tune.experiment import Trial
+
+from raypo.search import tune
+from raypo.search.jobs import Job, Outcome
+
+TRIALS, CONCURRENT = 12, 2
+AT = (0.5, 1.0)
+
+
+@ray.remote(num_cpus=0)
+class Pool:
+    """Does every job at once."""
+
+    def submit(self, job: Job) -> Outcome:
+        state = "finished" if job.until == 1 else "running"
+        return Outcome(job.trial, state, job.until, 1, {"objective": 0.5}, 0.1)
+
+
+class Counting:
+    """A conductor that prunes every third trial and counts the trials that are in memory."""
+
+    def __init__(self) -> None:
+        self.asked, self.ended, self.in_memory = 0, list[tuple[str, bool]](), list[int]()
+
+    def next(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002
+        if self.asked == TRIALS:
+            return tune.FINISHED
+        self.asked += 1
+        jobs = [dataclasses.asdict(Job(f"dpo-{self.asked:04d}", "dpo", {}, 0, until)) for until in AT]
+        return {"pool": "counted", "namespace": "counted", "jobs": jobs, "rung": 0}
+
+    def heard(self, trial_id: str, rung: int, outcome: Outcome) -> bool:  # noqa: ARG002
+        return not (rung == 0 and int(outcome.trial[-4:]) % 3 == 0)
+
+    def left(self, trial_id: str, *, error: bool) -> None:
+        self.ended.append((trial_id, error))
+        gc.collect()
+        self.in_memory.append(sum(isinstance(thing, Trial) for thing in gc.get_objects()))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_trials_that_have_ended_leave_the_memory(tmp_path: Path) -> None:
+    pool = Pool.options(name="counted", namespace="counted").remote()
+    ray.get(pool.__ray_ready__.remote())
+    conductor = Counting()
+    tune.run(conductor, CONCURRENT, str(tmp_path))
+    assert len(dict(conductor.ended)) == TRIALS
+    assert not any(error for _, error in conductor.ended)
+    assert max(conductor.in_memory) <= 3 * CONCURRENT
