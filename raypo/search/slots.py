@@ -19,6 +19,7 @@ from raypo.search.folders import read_json, revision_file
 from raypo.search.jobs import Job, Outcome, Pulse
 from raypo.search.remote import WorkingCopy
 from raypo.search.usage import measured
+from raypo.training import CPU_ALLOCATION
 
 PULSE_S = 0.5
 SHORT_LIFE_S = 30.0
@@ -240,6 +241,7 @@ class Slot:
                 name=f"{plan.slot}-{uuid.uuid4().hex[:8]}",
                 storage_path=plan.folder,
                 failure_config=FailureConfig(max_failures=-1, controller_failure_limit=-1),  # type: ignore[call-arg]
+                worker_runtime_env={} if plan.gpus_per_worker else {"env_vars": CPU_ALLOCATION},
             ),
         )
         trainer.fit()

@@ -4,7 +4,13 @@ Runs in any process, alone or in a torch.distributed group that its caller has o
 `settings.py` says what can be chosen, `layout.py` and `logprobs.py` how sequences become log-probs.
 """
 
-import os
+CPU_ALLOCATION = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_ARENA_MAX": "1",
+}
+"""Environment of a process that trains on a CPU, to be set before it starts: glibc keeps what a step has freed.
 
-# Large pages for torch's CPU tensors: a step's buffers come and go, and a fault per 4 KiB cost a tenth of its time.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+The next step takes as much again, and to fault that in anew took up to a tenth of it. There is one arena, for only
+the main one grows beyond 64 MiB, and Ray Train runs its training function in another thread than the main one.
+"""

@@ -140,7 +140,8 @@ def local(parameters: list[nn.Parameter]) -> list[Tensor]:
 def zero_config(setup: EngineSetup, parameters: int) -> dict[str, Any]:
     """DeepSpeed's configuration; buckets no larger than the model, for they are allocated at once.
 
-    On a CPU a bucket fits the caches, for every gradient is copied through it.
+    On a CPU a bucket fits the caches, for every gradient is copied through it, and is summed where it lies: what is
+    called scattering would copy it once more to sum it over all ranks just the same.
     """
     bucket = max(1, min(parameters, 5 * 10**8 if torch.cuda.is_available() else 2 * 10**6))
     stage: dict[str, Any] = {
@@ -149,6 +150,7 @@ def zero_config(setup: EngineSetup, parameters: int) -> dict[str, Any]:
         "contiguous_gradients": True,
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
+        "reduce_scatter": torch.cuda.is_available(),
     }
     if setup.offload:
         stage["offload_optimizer"] = {"device": "cpu"}

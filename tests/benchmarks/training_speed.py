@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -23,6 +24,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from raypo.training import CPU_ALLOCATION
 
 SIZES: dict[str, dict[str, Any]] = {
     "2m": {
@@ -308,7 +311,8 @@ def _in_process(o: argparse.Namespace, side: str, folder: str, shape: str) -> di
     same = {"steps": o.steps, "batch": o.batch, "threads": o.threads, "device": o.device, "dtype": o.dtype}
     options = [f"--{k}={v}" for k, v in same.items()]
     command = [python, __file__, f"--measure={side}", f"--model={folder}", f"--shape={shape}", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **(CPU_ALLOCATION if o.device == "cpu" else {})}  # as raypo's slots, for all sides
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         print(
