@@ -29,13 +29,15 @@ class Pass:
     """R rows of one forward pass, W wide, with S tokens to predict: the scored ones, and the prompts' where asked for.
 
     ids [R, W]; positions [R, W] and branch [R, W] (0 prompt, 1, 2, ... completions, -1 padding), both None where no
-    row has more than one completion, for then plain causal attention is right; where [S] flat position of the hidden
-    state that predicts a token; targets [S] its id; source [S] its place in the token set's flat arrays.
+    row has more than one completion, for then plain causal attention is right; spans: lengths of each row's prompt and
+    of its completions, in order; where [S] flat position of the hidden state that predicts a token; targets [S] its
+    id; source [S] its place in the token set's flat arrays.
     """
 
     ids: Tensor
     positions: Tensor | None
     branch: Tensor | None
+    spans: tuple[tuple[int, ...], ...]
     where: Tensor
     targets: Tensor
     source: np.ndarray
@@ -45,6 +47,7 @@ class Pass:
         keep = {"positions": self.positions, "branch": self.branch}
         return Pass(
             ids=self.ids.to(device),
+            spans=self.spans,
             where=self.where.to(device),
             targets=self.targets.to(device),
             source=self.source,
@@ -114,23 +117,26 @@ def _pass(tokens: TokenSet, rows: Sequence[Row], width: int) -> Pass:
     ids = np.zeros((len(rows), width), np.int64)
     positions = np.zeros((len(rows), width), np.int64)
     branch = np.full((len(rows), width), -1, np.int64)
-    where, source = [], []
+    where, source, spans = [], [], []
     for r, row in enumerate(rows):
         end = row.prompt
         start = int(tokens.offsets[row.sequences[0]])
         ids[r, :end] = tokens.ids[start : start + end]
         positions[r, :end], branch[r, :end] = np.arange(end), 0
+        lengths = [end]
         for b, s in enumerate(row.sequences, 1):
             first, last = int(tokens.offsets[s]) + row.prompt, int(tokens.offsets[s + 1])
             n = last - first
             ids[r, end : end + n] = tokens.ids[first:last]
             positions[r, end : end + n] = row.prompt + np.arange(n)
             branch[r, end : end + n] = b
+            lengths.append(n)
             scored = np.flatnonzero(tokens.mask[first:last])
             # The token before the first of a completion is the prompt's last one, wherever the completion lies.
             where.append(r * width + np.where(scored == 0, row.prompt - 1, end + scored - 1))
             source.append(first + scored)
             end += n
+        spans.append(tuple(lengths))
         if row.unscored:
             # The first sequence lies in the row as in the token set; nothing predicts its first token.
             unscored = np.flatnonzero(~tokens.mask[start + 1 : tokens.offsets[row.sequences[0] + 1]])
@@ -142,6 +148,7 @@ def _pass(tokens: TokenSet, rows: Sequence[Row], width: int) -> Pass:
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions) if branched else None,
         branch=torch.from_numpy(branch) if branched else None,
+        spans=tuple(spans),
         where=torch.from_numpy(np.concatenate(where)),
         targets=torch.from_numpy(tokens.ids[flat].astype(np.int64)),
         source=flat,

@@ -1,6 +1,7 @@
 """Log-probs of given tokens from hidden states and LM head, in chunks: full logits never exist.
 
-The backward pass computes each chunk's logits again. S scored tokens, D hidden size, V vocabulary.
+The backward pass computes a chunk's logits again, unless its probabilities were among the first KEPT_ELEMENTS.
+S scored tokens, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 CHUNK_ELEMENTS = 8 * 2**20
 """Logits held at once, in elements; at least MIN_ROWS tokens are taken together."""
+KEPT_ELEMENTS = 4 * CHUNK_ELEMENTS
+"""Probabilities kept for the backward pass, in elements: all of a small vocabulary, next to none of a large one."""
 MIN_ROWS = 16
 """CPU matrix kernels give a row the same bits whatever its company, from about this many rows on."""
 
@@ -32,10 +35,10 @@ class HeadShape:
         scale /= getattr(config, "logits_scaling", None) or 1.0
         return cls(float(scale), getattr(config, "final_logit_softcapping", None))
 
-    def slope(self, logits: Tensor) -> Tensor | float | None:
-        """d logits / d (raw matrix product): scale (1 - (logits / cap)^2); None where that is 1."""
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """d logits / d (raw matrix product): scale (1 - (logits / cap)^2), or the scale where there is no cap."""
         if self.softcap is None:
-            return None if self.scale == 1.0 else self.scale
+            return self.scale
         return self.scale * (1 - (logits / self.softcap) ** 2)
 
 
@@ -71,17 +74,21 @@ class _TokenLogps(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: HeadShape
     ) -> tuple[Tensor, Tensor | None]:
-        parts, spread = [], []
+        parts, totals, spreads, kept = [], [], [], list[Tensor]()
         for chunk in chunks(len(targets), weight.shape[0]):
             logits = logits_of(hidden[chunk], weight, bias, shape)
             label = logits.gather(1, targets[chunk, None]).squeeze(1)
             total = torch.logsumexp(logits, -1)
             parts.append(label - total)
+            totals.append(total)
             if ctx.needs_input_grad[0]:
-                spread.append(_spread(logits, total))
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.shape = shape
-        found = torch.cat(spread, 1) if spread else None
+                p, spread = _spread(logits, total)
+                spreads.append(spread)
+                if shape.softcap is None and sum(map(Tensor.numel, kept)) + p.numel() <= KEPT_ELEMENTS:
+                    kept.append(p)
+        ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(totals))
+        ctx.shape, ctx.kept = shape, kept
+        found = torch.cat(spreads, 1) if spreads else None
         if found is not None:
             ctx.mark_non_differentiable(found)
         return torch.cat(parts), found
@@ -89,13 +96,20 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gradient = gradients[0]
-        hidden, weight, bias, targets = ctx.saved_tensors
+        hidden, weight, bias, targets, totals = ctx.saved_tensors
+        kept, ctx.kept = ctx.kept, []
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
         d_weight = torch.zeros_like(weight, dtype=gradient.dtype) if wants_weight else None
         d_bias = torch.zeros_like(bias, dtype=gradient.dtype) if wants_bias else None
-        for chunk in chunks(len(targets), weight.shape[0]):
-            d_logits = _d_logits(hidden[chunk], weight, bias, targets[chunk], gradient[chunk], ctx.shape)
+        for n, chunk in enumerate(chunks(len(targets), weight.shape[0])):
+            if n < len(kept):
+                p, slope = kept[n], ctx.shape.scale
+            else:
+                logits = logits_of(hidden[chunk], weight, bias, ctx.shape)
+                slope = ctx.shape.slope(logits)
+                p = logits.sub_(totals[chunk, None]).exp_()
+            d_logits = _d_logits(p, targets[chunk], gradient[chunk], slope)
             if d_hidden is not None:
                 d_hidden[chunk] = product(d_logits, weight, hidden.dtype)
             if d_weight is not None:
@@ -111,15 +125,14 @@ class _TokenLogps(torch.autograd.Function):
         )
 
 
-def _d_logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gradient: Tensor, shape: HeadShape
-) -> Tensor:
-    """[n, V] gradient of the raw matrix product: gradient * (one-hot - softmax), through cap and scale."""
-    logits = logits_of(hidden, weight, bias, shape)
-    slope = shape.slope(logits)
-    d = logits.sub_(torch.logsumexp(logits, -1, keepdim=True)).exp_().mul_(-gradient[:, None])
-    d.scatter_add_(1, targets[:, None], gradient[:, None])
-    return d if slope is None else d * slope
+def _d_logits(p: Tensor, targets: Tensor, gradient: Tensor, slope: Tensor | float) -> Tensor:
+    """[n, V] gradient of the raw matrix product: gradient * (one-hot - p) * slope. Overwrites `p`."""
+    return bent(p.mul_(-gradient[:, None]).scatter_add_(1, targets[:, None], gradient[:, None]), slope)
+
+
+def bent(d: Tensor, slope: Tensor | float) -> Tensor:
+    """`d` times the slope of the logits, in place; not touched where the slope is 1."""
+    return d if isinstance(slope, float) and slope == 1.0 else d.mul_(slope)
 
 
 def product(d_logits: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
@@ -131,12 +144,16 @@ def product(d_logits: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
     return (d_logits @ other.to(d_logits.dtype)).to(dtype)
 
 
-def _spread(logits: Tensor, total: Tensor) -> Tensor:
-    """[2, n] mean logit over the vocabulary, and entropy (nats); `total` [n] is the logsumexp. Overwrites `logits`."""
+def _spread(logits: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """p [n, V], and [2, n] mean logit over the vocabulary and entropy (nats).
+
+    `total` [n] is the logsumexp. Overwrites `logits`.
+    """
     mean = logits.mean(-1)
     # Excluded tokens (-inf) have no mass; a finite stand-in keeps 0 * log 0 at 0.
     log_p = logits.sub_(total[:, None]).clamp_(min=-1e4)
-    return torch.stack([mean, -torch.linalg.vecdot(log_p.exp(), log_p)])
+    p = log_p.exp()
+    return p, torch.stack([mean, -torch.linalg.vecdot(p, log_p)])
 
 
 def logps_of_targets(hidden: Tensor, head: nn.Linear, targets: Tensor, shape: HeadShape) -> Tensor:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from raypo.errors import ModelError
+from raypo.training import branches
 from raypo.training.layout import Pass
 from raypo.training.logprobs import HeadShape, scores_of_targets
 from raypo.training.settings import EngineSetup, Lora
@@ -107,8 +108,10 @@ class Policy(nn.Module):
 
     def _mask(self, p: Pass) -> Tensor | None:
         """What the model's attention takes: True where a token may look, or a term to add to its scores."""
-        allowed = p.attention()
-        if allowed is None or self.plain.config._attn_implementation != "eager":
+        allowed, kind = p.attention(), self.plain.config._attn_implementation
+        if allowed is not None and kind == branches.NAME:
+            allowed.parts = branches.parts_of(p.spans, self.plain.dtype)  # type: ignore[attr-defined]
+        if allowed is None or kind != "eager":
             return allowed
         dtype = self.plain.dtype
         return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
@@ -156,6 +159,8 @@ def load_lm(path: str, dtype: torch.dtype, trust_remote_code: bool = False) -> P
             f"model {path}: cannot be loaded, got {type(error).__name__}: {str(error).splitlines()[0]}; "
             "needs a causal LM with config.json and safetensors weights"
         ) from error
+    if not torch.cuda.is_available() and lm.config._attn_implementation == "sdpa":
+        lm.set_attn_implementation(branches.NAME)
     linear = lm.get_output_embeddings()
     if not isinstance(linear, nn.Linear):
         raise ModelError(f"model {path}: its LM head is no linear layer, got {type(linear).__name__}")

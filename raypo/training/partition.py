@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from raypo.methods import Pairs
-from raypo.training.logprobs import HeadShape, chunks, logits_of, product
+from raypo.training.logprobs import HeadShape, bent, chunks, logits_of, product
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ class _TokenKl(torch.autograd.Function):
         for chunk in chunks(len(hidden), weight.shape[0]):
             # dKL / d logit_v = p_v (q_v - KL)
             (p, q, slope), kl = _kl(chunk, hidden, weight, bias, ctx)
-            d = p * (q - kl[:, None]) * gradient[chunk, None]
-            d = d if slope is None else d * slope
+            d = bent(p * (q - kl[:, None]) * gradient[chunk, None], slope)
             d_hidden[chunk] = product(d, weight, hidden.dtype)
             d_weight += product(d.T, hidden[chunk], d_weight.dtype)
             if d_bias is not None:

@@ -69,8 +69,9 @@ def test_a_row_has_the_same_bits_whatever_its_company():
 
 def test_memory_does_not_grow_with_tokens_times_vocabulary(monkeypatch):
     """Forward and backward, in the allocator's own count: a few tiles of 64 tokens, however many tokens there are."""
-    vocabulary, tile = 1000, 64
+    vocabulary, tile, kept = 1000, 64, 2
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", tile * vocabulary)
+    monkeypatch.setattr(logprobs, "KEPT_ELEMENTS", kept * tile * vocabulary)
     head = nn.Linear(16, vocabulary, bias=False)
 
     def peak(tokens: int, function) -> int:
@@ -84,9 +85,37 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary(monkeypatch):
 
     once, twice = peak(2048, logps_of_targets), peak(4096, logps_of_targets)
     assert twice - once <= 2048 * 4 * FLOAT, "a token costs its log-prob, mean logit, entropy and gradient"
-    assert twice <= 4 * tile * vocabulary * FLOAT
-    assert twice < 4096 * vocabulary * FLOAT / 15
+    assert twice <= (4 + kept) * tile * vocabulary * FLOAT
+    assert twice < 4096 * vocabulary * FLOAT / 10
     assert peak(4096, full) >= 2 * 4096 * vocabulary * FLOAT, "full logits and their gradient are seen"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_kept_for_the_backward_pass_changes_no_bit(shape, monkeypatch):
+    """And saves the second matrix product of what is kept, except under a cap."""
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 97 * 40)
+    torch.manual_seed(0)
+    hidden, head = torch.randn(100, 12, requires_grad=True), nn.Linear(12, 97)
+    targets, weights = torch.randint(0, 97, (100,)), torch.randn(100)
+    products, logits_of = [], logprobs.logits_of
+
+    def counted(*words):
+        products.append(words)
+        return logits_of(*words)
+
+    monkeypatch.setattr(logprobs, "logits_of", counted)
+    found, counts = [], []
+    for kept in (0, 97 * 70, 97 * 100):
+        monkeypatch.setattr(logprobs, "KEPT_ELEMENTS", kept)
+        total = (logps_of_targets(hidden, head, targets, shape) * weights).sum()
+        products.clear()
+        found.append(torch.autograd.grad(total, [hidden, *head.parameters()], retain_graph=True))
+        counts.append(len(products))
+        found.append(torch.autograd.grad(total, [hidden, *head.parameters()]))
+    for gradients in found[1:]:
+        for gradient, first in zip(gradients, found[0], strict=True):
+            assert torch.equal(gradient, first)
+    assert counts == ([3, 1, 0] if shape.softcap is None else [3, 3, 3])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
