@@ -81,7 +81,7 @@ class Ledger:
         """Draw the next trial of a method (an enqueued one first) and record it as running."""
         study = self.study(label)
         study.sampler = sampler
-        trial = sampler.ask(study, {"seed": seed})
+        trial = sampler.ask(study, {"seed": seed}, self.known(label))
         return self._row(label, self.storage.get_trial(trial._trial_id))
 
     def enqueue(self, label: str, params: Mapping[str, Any], source: str) -> Row:

@@ -24,7 +24,7 @@ from raypo.search.cma import CmaSampler
 from raypo.search.constraints import Rules
 from raypo.search.grid import cell_key, grid_cells
 from raypo.search.results import Value
-from raypo.search.rows import replaced_by
+from raypo.search.rows import Known, replaced_by
 from raypo.search.view import Space, View, draw, finished, fits, occupied
 
 SAMPLERS = ("tpe", "gp", "cmaes", "random", "grid", "nsga2")
@@ -78,16 +78,18 @@ class RepeatableSampler(BaseSampler):
     def __init__(self, name: str, seed: int, space: Space, *, rules: Rules, lag: int, startup: int) -> None:
         self.name, self.seed, self.space, self.rules, self.lag, self.startup = name, seed, space, rules, lag, startup
 
-    def ask(self, study: optuna.Study, attributes: Mapping[str, Any] | None = None) -> optuna.Trial:
+    def ask(
+        self, study: optuna.Study, attributes: Mapping[str, Any] | None = None, known: Known | None = None
+    ) -> optuna.Trial:
         """Open the study's next trial, enqueued or new, with a value for every active hyperparameter.
 
         A new trial appears whole, its `attributes` with it, and an enqueued one is opened last of all, so that a crash
-        leaves none that is half drawn.
+        leaves none that is half drawn. Who has `known` of the study's trials spares it a look at all of them.
         """
-        trials, storage = study.get_trials(deepcopy=False), study._storage
-        waiting = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
+        storage, known = study._storage, known or Known(study.get_trials(deepcopy=False))
+        waiting = next(iter(known.waiting), None)
         given = {} if waiting is None else _given(waiting)
-        number = len(trials) if waiting is None else waiting.number
+        number, trials = known.next_number, [] if self._blind else study.get_trials(deepcopy=False)
         values = self.rules.active({**self._drawn(number, trials, study, given), **given})
         params = {name: values[name] for name in self.space if name in values}
         axes = {name: self.space[name] for name in params}
@@ -102,6 +104,11 @@ class RepeatableSampler(BaseSampler):
             storage.set_trial_user_attr(waiting._trial_id, name, value)
         storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
         return optuna.Trial(study, waiting._trial_id)
+
+    @property
+    def _blind(self) -> bool:
+        """Whether it draws without a look at what was found."""
+        return self.name == "random"
 
     def waits_for(self, number: int, trials: Iterable[FrozenTrial]) -> list[int]:
         """Numbers of the unfinished trials whose results trial `number` has to see to be drawn as in any other run.
@@ -124,8 +131,7 @@ class RepeatableSampler(BaseSampler):
         Raises:
             StudyError: the grid is used up, or the constraints leave no room.
         """
-        blind = self.name == "random"
-        earlier = [] if blind else sorted((t for t in trials if t.number < number), key=lambda t: t.number)
+        earlier = [] if self._blind else sorted((t for t in trials if t.number < number), key=lambda t: t.number)
         if self.name == "grid":
             return self._next_cell(earlier)
         for point in self._points(number, earlier, study_name, directions):
