@@ -109,7 +109,7 @@ class Policy(nn.Module):
     def _mask(self, p: Pass) -> Tensor | None:
         """What the model's attention takes: True where a token may look, or a term to add to its scores."""
         allowed, kind = p.attention(), self.plain.config._attn_implementation
-        if allowed is not None and kind == branches.NAME:
+        if allowed is not None and kind == branches.NAME and allowed.shape[-1] >= branches.FROM_WIDTH:
             allowed.parts = branches.parts_of(p.spans, self.plain.dtype)  # type: ignore[attr-defined]
         if allowed is None or kind != "eager":
             return allowed

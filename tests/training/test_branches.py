@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_architectures import SHARING, trainer_for
+from test_architectures import SHARING, log_probs, trainer_for
 from torch.nn.functional import scaled_dot_product_attention
 from training_parts import token_set
 
@@ -56,8 +56,9 @@ def test_a_row_has_the_same_bits_whatever_its_company():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for models on a CPU")
-@pytest.mark.parametrize("name", ["llama", "mistral, sliding", "qwen3", "gpt2", "neox, head with bias"])
-def test_shared_rows_of_a_model_take_it_in_every_layer(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["llama", "mistral, sliding", "qwen3", "gpt2", "neox, head with bias", "gemma2, caps"])
+def test_wide_shared_rows_of_a_model_take_it_in_every_layer(name, tmp_path, monkeypatch):
+    """And score tokens as rows of their own do; a model that caps its scores keeps its mask."""
     trainer, tokens, taken = trainer_for(SHARING[name], tmp_path), token_set(examples=6, longest=30), []
 
     def seen(*words):
@@ -65,8 +66,12 @@ def test_shared_rows_of_a_model_take_it_in_every_layer(name, tmp_path, monkeypat
         return attention(*words)
 
     monkeypatch.setattr(branches, "attention", seen)
-    for shared in (False, True):
-        batch = MicroBatch.of(tokens, np.arange(len(tokens)), shared, one_pass=True)
-        taken.clear()
-        trainer.engine.forward(batch.passes)
-        assert len(taken) == (trainer.engine.policy.plain.config.num_hidden_layers if shared else 0)
+    alone, narrow = (log_probs(trainer, tokens, shared) for shared in (False, True))
+    assert not taken
+    monkeypatch.setattr(branches, "FROM_WIDTH", 16)
+    wide = log_probs(trainer, tokens, True)
+    passes = len(MicroBatch.of(tokens, np.arange(len(tokens)), True, one_pass=False).passes)
+    layers = trainer.engine.policy.plain.config.num_hidden_layers
+    assert len(taken) == (0 if "caps" in name else layers * passes)
+    torch.testing.assert_close(wide, alone, rtol=0, atol=3e-5)
+    torch.testing.assert_close(wide, narrow, rtol=0, atol=3e-5)
