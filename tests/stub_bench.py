@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -116,6 +117,20 @@ class StubBench:
                 fault.unlink()
                 os._exit(1)
             time.sleep(30)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class MemoryBench:
+    """Says how much of 200 MiB stays with the process after they were freed."""
+
+    def run(self, job: Job, pulse: Any) -> Outcome:  # noqa: ARG002
+        process = psutil.Process()
+        before = process.memory_info().rss
+        torch.ones(50 * 2**20)
+        kept = (process.memory_info().rss - before) / 2**20
+        return Outcome(job.trial, "finished", 1.0, evaluation={"kept_mib": kept})
 
     def close(self) -> None:
         """Nothing to close."""

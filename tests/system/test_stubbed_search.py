@@ -178,3 +178,16 @@ def test_a_slot_that_is_given_up_hands_back_what_it_held(tmp_path: Path) -> None
     ray.get(asked.finished.remote("slot-1", "b", Outcome("dpo-0000", "finished", 1.0), job))
     assert ray.get(waiting).state == "finished"
     ray.kill(asked)
+
+
+def test_the_workers_of_a_slot_keep_what_a_step_frees(tmp_path: Path) -> None:
+    pool = ray.remote(SlotPool).options(name="keeping", namespace=NAMESPACE)
+    asked = pool.remote(1, 100, str(tmp_path / "pool.json"), str(tmp_path / "slots.jsonl"))
+    bench = "stub_bench:MemoryBench"
+    slot = Slot(SlotPlan("stub", "slot-0", "keeping", NAMESPACE, bench, {}, 1, 1, 0, "PACK", str(tmp_path)))
+    slot.start()
+    outcome = ray.get(asked.submit.remote(Job("dpo-0000", "dpo", {}, 0, 1.0)), timeout=120)
+    ray.get(asked.close.remote())
+    assert slot.close(30)
+    ray.kill(asked)
+    assert outcome.evaluation["kept_mib"] > 180
