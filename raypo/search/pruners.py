@@ -2,7 +2,8 @@
 
 A step, as the ledger reports it to Optuna, is the index of an evaluation in `objective.at`, so trials are compared at
 equal fractions of the schedule. Nothing is decided before the first rung, one third of the schedule by default: a large
-learning rate looks good early and collapses late. Every decision is a function of the reported values alone, keeps no
+learning rate looks good early and collapses late. Successive halving alone uses an evaluation before it, once that has
+foretold how trials went on. Every decision is a function of the reported values alone, keeps no
 state, and never waits. With `lag` it looks only at trials numbered more than `lag` below the trial's own; where a trial
 is drawn once those have ended (`RepeatableSampler.waits_for`), a pruned search too repeats exactly.
 
@@ -16,6 +17,7 @@ import math
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from statistics import fmean, median
 
 import optuna
@@ -34,6 +36,8 @@ PromptScores = Callable[[int, int], Mapping[str, float]]
 """Scores per prompt id of one trial (by number) at one evaluation (by index); nan where there is no verdict."""
 
 _MEDIAN_RIVALS = 4  # a median of fewer says little
+_FORETOLD_TRIALS = 4
+_FORETOLD_PAIRS = 0.8  # share of their pairs that kept their order
 _FEWEST_PROMPTS = 10  # below it the signed-rank test can hardly reach its threshold
 
 
@@ -49,8 +53,9 @@ def make_pruner(
 ) -> BasePruner:
     """The pruner called `name` for a schedule that is evaluated at the fractions `at`, each in (0, 1].
 
-    `first` is the earliest fraction of the schedule that may decide; `successive_halving` and `hyperband` let the best
-    1 / `reduction` of a rung go on; `wilcoxon` ends a trial that is worse than the leader at `p_value` on `scores`.
+    `first` is the earliest fraction of the schedule that may decide unproven; `successive_halving` and `hyperband` let
+    the best 1 / `reduction` of a rung go on; `wilcoxon` ends a trial that is worse than the leader at `p_value` on
+    `scores`.
 
     Raises:
         StudyError: no such pruner, or the schedule has no evaluation it could decide at.
@@ -73,7 +78,9 @@ def make_pruner(
         return WilcoxonPruner(rungs, lag, p_value, scores)
     if name == "median":
         return MedianPruner(rungs, lag)
-    return HalvingPruner(rungs, lag, reduction, brackets=len(rungs) + 1 if name == "hyperband" else 1)
+    if name == "hyperband":
+        return HalvingPruner(rungs, lag, reduction, brackets=len(rungs) + 1)
+    return HalvingPruner(range(rungs[-1] + 1), lag, reduction, unproven=range(rungs[0]))
 
 
 class RungPruner(BasePruner):
@@ -111,11 +118,15 @@ class HalvingPruner(RungPruner):
 
     A trial goes on when it is among the best 1 / `reduction` of all that reported at the rung so far, at least the best
     one. Bracket b decides from the b-th rung on, the last one never, so hyperband insures against misleading rungs.
+    A rung that is `unproven` decides only once the trials that went on from it have mostly kept their order, and then
+    lets the better half go on.
     """
 
-    def __init__(self, rungs: Sequence[int], lag: int | None, reduction: int, brackets: int) -> None:
+    def __init__(
+        self, rungs: Sequence[int], lag: int | None, reduction: int, brackets: int = 1, unproven: Sequence[int] = ()
+    ) -> None:
         super().__init__(rungs, lag)
-        self.reduction = reduction
+        self.reduction, self.unproven = reduction, tuple(unproven)
         # An early bracket trains few of its trials to the end, so an equal share of the budget pays for more of them.
         self.shares = [math.ceil(brackets * reduction ** (brackets - 1 - b) / (brackets - b)) for b in range(brackets)]
 
@@ -124,10 +135,20 @@ class HalvingPruner(RungPruner):
         bracket = self.bracket(name, trial.number)
         if step not in self.rungs[bracket:]:
             return True
+        early = step in self.unproven
+        if early and not self.foretells(study, step, others):
+            return True
         peers = [other for other in others if self.bracket(name, other.number) == bracket]
         mine = _merit(study, trial, step)
         rung = sorted([mine, *(_merit(study, peer, step) for peer in peers if step in peer.intermediate_values)])
-        return mine >= rung[-max(1, len(rung) // self.reduction)]
+        return mine >= rung[-max(1, len(rung) // (2 if early else self.reduction))]
+
+    def foretells(self, study: optuna.Study, step: int, others: Sequence[FrozenTrial]) -> bool:
+        """Whether the values at `step` have ordered trials as the latest values of those that went on do."""
+        on = [other for other in others if step in other.intermediate_values and (other.last_step or 0) > step]
+        values = [(_merit(study, other, step), _merit(study, other, other.last_step or 0)) for other in on]
+        kept = [(a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in combinations(values, 2)]
+        return len(on) >= _FORETOLD_TRIALS and fmean(kept) >= _FORETOLD_PAIRS
 
     def bracket(self, study_name: str, number: int) -> int:
         """The bracket of a trial, from a hash, so that it needs no memory."""

@@ -61,13 +61,21 @@ class Raypo(Arm):
     """Ours: the ledger's sampler and pruner, pruned trials told as pruned, winners among fully trained ones."""
 
     def __init__(
-        self, problem: Problem, seed: int, workers: int, *, sampler: str, pruner: str, at: Sequence[float] = AT
+        self,
+        problem: Problem,
+        seed: int,
+        workers: int,
+        *,
+        sampler: str,
+        pruner: str,
+        at: Sequence[float] = AT,
+        first: float = AT[0],
     ) -> None:
         super().__init__(problem, seed, workers)
         self.steps = [round(fraction * problem.horizon) for fraction in at]
         self.sampler = make_sampler(sampler, seed, problem.space, lag=workers - 1)
         self.study = optuna.create_study(direction="maximize", study_name=problem.name, sampler=self.sampler)
-        self.pruner = make_pruner(pruner, at, first=at[0], scores=self.scores)
+        self.pruner = make_pruner(pruner, at, first=first, scores=self.scores)
 
     def scores(self, number: int, index: int) -> dict[str, float]:
         run, step = self.runs[number], self.steps[index]

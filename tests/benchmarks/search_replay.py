@@ -65,8 +65,15 @@ def arms(samplers: Sequence[str], pruners: Sequence[str]) -> dict[str, tuple[typ
         "tune asha, its defaults": (TuneAsShipped, {"grace": 0, "factor": 4}),
     }
     ours = {f"{s} + {p}": (Raypo, {"sampler": s, "pruner": p}) for s in samplers for p in pruners}
-    early = {"sampler": samplers[0], "pruner": "successive_halving", "at": (1 / 9, 1 / 3, 2 / 3, 1.0)}
-    return {**shipped, **ours, f"{samplers[0]} + halving from 1/9": (Raypo, early)}
+    at = (1 / 9, 1 / 3, 2 / 3, 1.0)
+    early = {
+        f"{samplers[0]} + halving, 1/9 {word}": (
+            Raypo,
+            {"sampler": samplers[0], "pruner": "successive_halving", "at": at, "first": first},
+        )
+        for word, first in (("once proven", 1 / 3), ("at once", 1 / 9))
+    }
+    return {**shipped, **ours, **early}
 
 
 def mean_regret(

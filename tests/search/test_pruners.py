@@ -62,6 +62,21 @@ def test_earlier_rungs_decide_when_asked_to() -> None:
     assert pruned(make_pruner("successive_halving", AT, first=1 / 6), study_of(*rivals, [0.1]))
 
 
+def test_an_evaluation_before_the_first_rung_decides_once_it_has_foretold_how_trials_went_on() -> None:
+    """With AT = 1/6, 1/2, ...: values at 1/6, and what came of them."""
+    pruner, bad = make_pruner("successive_halving", AT), [0.1]
+    kept = [[early, early + 0.1] for early in (0.2, 0.3, 0.4, 0.5)]
+    turned = [[early, 1 - early] for early in (0.2, 0.3, 0.4, 0.5)]
+    assert pruned(pruner, study_of(*kept, bad))
+    assert not pruned(pruner, study_of(*kept, [0.45])), "the better half goes on"
+    assert not pruned(pruner, study_of(*kept[:3], bad)), "three trials prove nothing"
+    assert not pruned(pruner, study_of(*turned, bad)), "what led early came last"
+    assert not pruned(pruner, study_of(kept[0], *turned[1:], bad)), "half of the pairs kept their order"
+    assert not pruned(pruner, study_of(*[[value] for value in (0.2, 0.3, 0.4, 0.5)], bad)), "none has gone on"
+    assert not pruned(make_pruner("hyperband", AT), study_of(*kept, bad))
+    assert not pruned(make_pruner("median", AT), study_of(*kept, bad))
+
+
 @pytest.mark.parametrize(("count", "kept"), [(1, 1), (2, 1), (3, 1), (5, 1), (6, 2), (9, 3)])
 def test_halving_keeps_the_best_third_and_at_least_one(count: int, kept: int) -> None:
     study = study_of(*[[0.0, float(value)] for value in range(count)])
