@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -89,6 +90,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, parts: tuple[Part, ...], scale: f
     """[R, H, W, E], 0 at padding; `q`, `k`, `v` [R, H, W, E]; scores are multiplied by `scale`, else by E^-1/2."""
     out: Tensor = _Attention.apply(q, k, v, parts, scale)
     return out
+
+
+def set_up(lm: PreTrainedModel) -> None:
+    """Have a model that uses SDPA call it from here, unless its attention is code of its own (Falcon)."""
+    if lm.config._attn_implementation == "sdpa" and lm._can_set_attn_implementation():
+        lm.set_attn_implementation(NAME)
 
 
 def _for_hugging_face(

@@ -159,8 +159,8 @@ def load_lm(path: str, dtype: torch.dtype, trust_remote_code: bool = False) -> P
             f"model {path}: cannot be loaded, got {type(error).__name__}: {str(error).splitlines()[0]}; "
             "needs a causal LM with config.json and safetensors weights"
         ) from error
-    if not torch.cuda.is_available() and lm.config._attn_implementation == "sdpa":
-        lm.set_attn_implementation(branches.NAME)
+    if not torch.cuda.is_available():
+        branches.set_up(lm)
     linear = lm.get_output_embeddings()
     if not isinstance(linear, nn.Linear):
         raise ModelError(f"model {path}: its LM head is no linear layer, got {type(linear).__name__}")

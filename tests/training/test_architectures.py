@@ -28,6 +28,9 @@ SHARING = {
     "granite, scale": hf.GraniteConfig(**SMALL, logits_scaling=4.0),
     "phi3": hf.Phi3Config(**SMALL),
     "neox, head with bias": hf.GPTNeoXConfig(**{k: v for k, v in SMALL.items() if k != "num_key_value_heads"}),
+    "falcon, its own attention": hf.FalconConfig(
+        vocab_size=200, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.2, alibi=False
+    ),
     "gpt2": hf.GPT2Config(vocab_size=200, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2),
 }
 NOT_SHARING = {
@@ -49,8 +52,11 @@ def log_probs(trainer: Trainer, tokens, shared: bool) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", SHARING)
-def test_models_that_share_prompts_get_the_same_log_probs(name, tmp_path):
+def test_models_that_share_prompts_get_the_same_log_probs(name, tmp_path, monkeypatch):
+    warned = []
+    monkeypatch.setattr(hf.modeling_utils.logger, "warning", lambda text, *_: warned.append(text))
     trainer, tokens = trainer_for(SHARING[name], tmp_path), token_set(examples=6, longest=30)
+    assert not [text for text in warned if "attention implementation" in text], "nobody asked for another one"
     assert trainer.shares_prefix(tokens)
     torch.testing.assert_close(log_probs(trainer, tokens, True), log_probs(trainer, tokens, False), rtol=0, atol=3e-5)
 
