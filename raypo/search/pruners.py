@@ -3,9 +3,9 @@
 A step, as the ledger reports it to Optuna, is the index of an evaluation in `objective.at`, so trials are compared at
 equal fractions of the schedule. Nothing is decided before the first rung, one third of the schedule by default: a large
 learning rate looks good early and collapses late. Successive halving alone uses an evaluation before it, once that has
-foretold how trials went on. Every decision is a function of the reported values alone, keeps no
-state, and never waits. With `lag` it looks only at trials numbered more than `lag` below the trial's own; where a trial
-is drawn once those have ended (`RepeatableSampler.waits_for`), a pruned search too repeats exactly.
+foretold how trials went on. Every decision is a function of the reported values alone, keeps no state, and never
+waits. With `lag` it looks only at trials numbered more than `lag` below the trial's own; where a trial is drawn once
+those have ended (`RepeatableSampler.waits_for`), a pruned search too repeats exactly.
 
 Optuna's own pruners differ in ways that matter here: successive halving writes to the storage while deciding and
 spaces its rungs by powers, the median pruner credits a collapsed trial with its best past value, and Wilcoxon takes
