@@ -17,6 +17,7 @@ from raypo.search.drawing import Drawing
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Ledger, Row
 from raypo.search.pruning import pruner_for, pruner_name
+from raypo.search.rivals import racing
 from raypo.search.searches import SearchFolder
 from raypo.search.tune import FINISHED
 from raypo.study import Study
@@ -72,10 +73,10 @@ class LedgerConductor:
                 return FINISHED
             if self.halted:
                 return None
-            row = self._goes_on() or self._drawing.draw(self.position)
+            row = self._goes_on() or self._drawing.draw(self.position, self._shared)
             if row is None:
                 return None if self.open else FINISHED
-            jobs = repeats.jobs_of(self.study, self.job(row))
+            jobs = racing(self.study, self.ledger, row, repeats.jobs_of(self.study, self.job(row)))
             rung = len(row.evaluations)
             if rung == len(self.study.objective.at):
                 if not self._repeated(row):
@@ -151,10 +152,15 @@ class LedgerConductor:
         self._end(row, state, reason)
 
     @property
+    def _shared(self) -> dict[str, int | None]:
+        """The targets of the methods that are in the search."""
+        return {label: self.targets[label] for label in self.study.methods if label not in self.dropped}
+
+    @property
     def position(self) -> Position:
         """Where the search stands in its budget."""
         flights = [Flight(row.label, row.cost_s, self.job_s.get(row.name, 0.0)) for row in self.running.values()]
-        counts = {label: self._drawing.count(label) for label in self.study.methods if label not in self.dropped}
+        counts = {label: self._drawing.count(label) for label in self._shared}
         open_ = {label: count for label, count in counts.items() if count < (self.targets[label] or math.inf)}
         return Position(self.budget, self.accounts, tuple(flights), open_, self.wall_s)
 
@@ -177,7 +183,7 @@ class LedgerConductor:
         values = [e.get("objective", math.nan) for e in row.evaluations]
         if not values or math.isnan(values[-1]) or "replaces" in row.attributes:
             return False
-        pruner = pruner_for(self.study, self.ledger, row.label, self.search.path, self.concurrent)
+        pruner = pruner_for(self.study, self.ledger, row.label, self.search.path)
         if not pruner.prune(self.ledger.study(row.label), self.ledger.frozen(row)):
             return False
         name, fraction = pruner_name(self.study), row.evaluations[-1]["fraction"]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from functools import partial
+
 from optuna.trial import FrozenTrial
 
 from raypo.search.budget import Position
+from raypo.search.clock import Timeline, clock_of
 from raypo.search.constraints import Rules, parse_rules
 from raypo.search.ledger import Ledger, Row
+from raypo.search.pruning import pruner_name
 from raypo.search.samplers import RepeatableSampler, make_sampler, seed_of
 from raypo.study import Study
 
@@ -18,29 +24,52 @@ class Drawing:
     """Opens trials in the ledger."""
 
     def __init__(self, study: Study, ledger: Ledger, concurrent: int) -> None:
-        self._study, self._ledger, self._concurrent = study, ledger, concurrent
-        self._samplers = {label: self._sampler(label) for label in study.methods}
+        self._ledger, self._concurrent = ledger, concurrent
+        self._samplers: dict[str, RepeatableSampler] = {}
+        self._timelines: dict[str, Timeline] = {}
+        self.adopt(study)
 
     def adopt(self, study: Study) -> None:
         """Go on with a study that has methods more."""
         self._study = study
-        self._samplers |= {label: self._sampler(label) for label in study.methods if label not in self._samplers}
+        for label in study.methods.keys() - self._samplers.keys():
+            self._samplers[label] = self._sampler(label)
+            self._timelines[label] = Timeline(clock_of(study, label))
 
     def count(self, label: str) -> int:
         """Trials of a method that were drawn."""
         return self._ledger.known(label).drawn
 
-    def draw(self, position: Position) -> Row | None:
-        """The next trial, or None where none may begin or the sampler has to wait for results."""
+    def draw(self, position: Position, targets: Mapping[str, int | None]) -> Row | None:
+        """The next trial, or None where none may begin or it has to wait for results.
+
+        `targets` are the methods that go on and how many trials each gets: they share the slots.
+        """
         for label in self._asked_for(position.order()):
             if position.lead(label) > self._concurrent or not position.may_start(label):
                 continue  # one that has to wait for results must not be left far behind
-            known, sampler = self._ledger.known(label), self._samplers[label]
-            number = known.next_number
-            if sampler.waits_for(number, known.open):
+            now = self._begins(label, targets)
+            if now is None and self._looks:
                 continue
-            return self._ledger.ask(label, sampler, seed_of(self._study.search.seed, f"{label}/training", number))
+            number = self._ledger.known(label).next_number
+            seed = seed_of(self._study.search.seed, f"{label}/training", number)
+            return self._ledger.ask(label, self._samplers[label], seed, now)
         return None
+
+    @property
+    def _looks(self) -> bool:
+        """Whether anything that is decided about a trial depends on what others found."""
+        blind = self._study.search.sampler in ("random", "grid")
+        return not blind or pruner_name(self._study) != "none" or self._study.objective.racing
+
+    def _begins(self, label: str, targets: Mapping[str, int | None]) -> float | None:
+        """When the next trial of a method begins, by its clock; None while that cannot be told or does not matter."""
+        if not self._looks:
+            return None
+        known = self._ledger.known(label)
+        sharing = sum(target is None or target > known.drawn for target in targets.values())
+        places = math.ceil(self._study.resources.slots / max(1, sharing))
+        return self._timelines[label].next(places, known, partial(self._ledger.trial, label))
 
     def _asked_for(self, order: list[str]) -> list[str]:
         """Methods with a trial that a command enqueued come first; published points wait for their method's turn."""
@@ -51,7 +80,7 @@ class Drawing:
         space = {name: axis.distribution() for name, axis in self._study.space(label).items()}
         settings = self._study.search
         rules = rules_of(self._study, label)
-        return make_sampler(settings.sampler, settings.seed, space, rules=rules, lag=self._concurrent)
+        return make_sampler(settings.sampler, settings.seed, space, rules=rules, clock=clock_of(self._study, label))
 
 
 def _by_command(trial: FrozenTrial) -> bool:

@@ -28,7 +28,6 @@ from raypo.search.journal import mend
 from raypo.search.keeping_up import kept_up
 from raypo.search.lease import lease
 from raypo.search.ledger import Ledger, Row
-from raypo.search.rivals import concurrent_trials
 from raypo.search.searches import SearchFolder, create, extend, opened
 from raypo.search.steering import Steering
 from raypo.study import Study
@@ -36,6 +35,8 @@ from raypo.study import Study
 __all__ = ["BENCH", "SearchFolder", "Watcher", "create", "extend", "opened", "run"]
 
 BENCH = "raypo.search.bench:TrialBench"
+READY = 8
+"""Most trials that wait ready beside those that slots are at."""
 LOOK_EVERY_S = 0.5
 """How soon a command is heeded while slots do the finals."""
 
@@ -103,6 +104,12 @@ def run(
                     pass
         shutil.rmtree(search.path / "ray", ignore_errors=True)  # Ray's own notes; the ledger is the record
         watcher.ended(search.name, search.path)
+
+
+def concurrent_trials(study: Study) -> int:
+    """Trials that run or wait ready at a time: for each slot the one at work, and as many ready, up to `READY`."""
+    slots = study.resources.slots
+    return slots + min(slots, READY)
 
 
 def _conductor(search: SearchFolder, study: Study, ledger: Ledger, cluster: Cluster) -> LedgerConductor:

@@ -23,7 +23,7 @@ from raypo.search.jobs import Job
 from raypo.search.materials import Materials
 from raypo.search.opponents import Prompt, chosen_answers, read_answers
 from raypo.search.remote import WorkingCopy
-from raypo.search.rivals import best_scores, concurrent_trials
+from raypo.search.rivals import scores_of
 from raypo.search.together import led, made_together, rank
 from raypo.training.trainer import Trainer
 
@@ -88,9 +88,7 @@ class Evaluator:
 
     def _verdicts(self, judge: Judge, items: list[Comparison], job: Job) -> list[Verdict | None]:
         """A verdict for every answer, or in a race for those up to where the configuration is out of it."""
-        rival = None
-        if self.materials.study.objective.racing and not job.confirm:
-            rival = best_scores(self._copy.others(), job, len(items), concurrent_trials(self.materials.study))
+        rival = scores_of(self._copy.others(), job, len(items))
         if rival is None:
             return list(judge.judge(items))
         return judged_until_behind(judge, items, rival, Race(len(items)))

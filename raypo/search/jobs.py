@@ -16,7 +16,8 @@ class Job:
     `point` holds everything that the trial is made of (hyperparameters, training settings, `data.<transform>`);
     where it resumes is decided by the newest committed checkpoint in its folder. `kind` is "prepare" for the work
     that all trials share, "benchmark" for the study's tasks on a trained model, "trial" otherwise; `confirm` asks for
-    the confirmation prompts. `revision` is that of the study, which grows when a method is added to a running search.
+    the confirmation prompts, `rival` is the trial to beat where configurations race. `revision` is that of the study,
+    which grows when a method is added to a running search.
     """
 
     trial: str
@@ -26,6 +27,7 @@ class Job:
     until: float
     kind: Literal["trial", "prepare", "benchmark"] = "trial"
     confirm: bool = False
+    rival: str | None = None
     revision: int = 0
 
     @property

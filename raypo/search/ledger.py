@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from raypo.errors import StorageError
+from raypo.search.clock import BEGAN
 from raypo.search.jobs import Outcome
 from raypo.search.rows import Known, Row, renamed, replaced_by, row_of, trial_name
 from raypo.search.samplers import RepeatableSampler
@@ -77,11 +78,11 @@ class Ledger:
         names = [s.study_name for s in self.storage.get_all_studies() if s.study_name.startswith(prefix)]
         return [name.removeprefix(prefix) for name in names if name != prefix + CONTROL]
 
-    def ask(self, label: str, sampler: RepeatableSampler, seed: int) -> Row:
-        """Draw the next trial of a method (an enqueued one first) and record it as running."""
+    def ask(self, label: str, sampler: RepeatableSampler, seed: int, now: float | None = None) -> Row:
+        """Draw the next trial of a method (an enqueued one first), which begins `now`, and record it as running."""
         study = self.study(label)
         study.sampler = sampler
-        trial = sampler.ask(study, {"seed": seed}, self.known(label))
+        trial = sampler.ask(study, {"seed": seed}, self.known(label), now)
         return self._row(label, self.storage.get_trial(trial._trial_id))
 
     def enqueue(self, label: str, params: Mapping[str, Any], source: str) -> Row:
@@ -107,7 +108,7 @@ class Ledger:
         known = self._from(row.label, source)
         if known is None:
             old = self.frozen(row)
-            gone = ("state", "reason", "source")
+            gone = ("state", "reason", "source", BEGAN)
             kept = {name: value for name, value in old.user_attrs.items() if name not in gone}
             self.study(row.label).add_trial(
                 optuna.trial.create_trial(
@@ -123,7 +124,7 @@ class Ledger:
 
     def adopt(self, old: FrozenTrial, row: Row, params: dict[str, Any], space: Space, source: str) -> Row:
         """Take over a finished trial of another search, as `source`, with everything that is known of it."""
-        gone = ("name", "replaces", "source")
+        gone = ("name", "replaces", "source", BEGAN)
         study = self.study(row.label)
         now = trial_name(row.label, len(study.get_trials(deepcopy=False)))
         kept = {name: renamed(value, row.name, now) for name, value in old.user_attrs.items() if name not in gone}
@@ -224,7 +225,12 @@ class Ledger:
 
     def frozen(self, row: Row) -> FrozenTrial:
         """The Optuna record behind a row, for pruners."""
-        return self.storage.get_trial(self._id(row))
+        return self.trial(row.label, row.number)
+
+    def trial(self, label: str, number: int) -> FrozenTrial:
+        """The Optuna record of a method's trial, by its number there."""
+        study_id = self.study(label)._study_id
+        return self.storage.get_trial(self.storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
     def _from(self, label: str, source: str) -> FrozenTrial | None:
         trials = reversed(self.study(label).get_trials(deepcopy=False))

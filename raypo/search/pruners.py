@@ -4,8 +4,7 @@ A step, as the ledger reports it to Optuna, is the index of an evaluation in `ob
 equal fractions of the schedule. Nothing is decided before the first rung, one third of the schedule by default: a large
 learning rate looks good early and collapses late. Successive halving alone uses an evaluation before it, once that has
 foretold how trials went on. Every decision is a function of the reported values alone, keeps no state, and never
-waits. With `lag` it looks only at trials numbered more than `lag` below the trial's own; where a trial is drawn once
-those have ended (`RepeatableSampler.waits_for`), a pruned search too repeats exactly.
+waits. With a `clock` it looks at what was reported when the trial began, so that a pruned search too repeats exactly.
 
 Optuna's own pruners differ in ways that matter here: successive halving writes to the storage while deciding and
 spaces its rungs by powers, the median pruner credits a collapsed trial with its best past value, and Wilcoxon takes
@@ -27,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
 from raypo.errors import StudyError
+from raypo.search.clock import Clock, began
 from raypo.search.rows import replaced_by
 from raypo.search.samplers import label_of
 
@@ -49,13 +49,13 @@ def make_pruner(
     reduction: int = 3,
     p_value: float = 0.05,
     scores: PromptScores | None = None,
-    lag: int | None = None,
+    clock: Clock = Clock(),
 ) -> BasePruner:
     """The pruner called `name` for a schedule that is evaluated at the fractions `at`, each in (0, 1].
 
     `first` is the earliest fraction of the schedule that may decide unproven; `successive_halving` and `hyperband` let
     the best 1 / `reduction` of a rung go on; `wilcoxon` ends a trial that is worse than the leader at `p_value` on
-    `scores`.
+    `scores`. `clock` says what was reported when a trial began; one without that moment is seen against all there is.
 
     Raises:
         StudyError: no such pruner, or the schedule has no evaluation it could decide at.
@@ -75,20 +75,20 @@ def make_pruner(
     if name == "wilcoxon":
         if scores is None:
             raise StudyError("search.pruner: wilcoxon compares prompt by prompt, got no scores per prompt; use median")
-        return WilcoxonPruner(rungs, lag, p_value, scores)
+        return WilcoxonPruner(rungs, clock, p_value, scores)
     if name == "median":
-        return MedianPruner(rungs, lag)
+        return MedianPruner(rungs, clock)
     if name == "hyperband":
-        return HalvingPruner(rungs, lag, reduction, brackets=len(rungs) + 1)
-    return HalvingPruner(range(rungs[-1] + 1), lag, reduction, unproven=range(rungs[0]))
+        return HalvingPruner(rungs, clock, reduction, brackets=len(rungs) + 1)
+    return HalvingPruner(range(rungs[-1] + 1), clock, reduction, unproven=range(rungs[0]))
 
 
 class RungPruner(BasePruner):
     """Decides at its rungs, whether the latest value of a trial keeps up with what others had at the same step."""
 
-    def __init__(self, rungs: Sequence[int], lag: int | None) -> None:
+    def __init__(self, rungs: Sequence[int], clock: Clock) -> None:
         self.rungs = tuple(rungs)
-        self.lag = lag
+        self.clock = clock
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether to stop `trial` at its last reported step; asked again, the answer changes only as others report."""
@@ -99,18 +99,20 @@ class RungPruner(BasePruner):
             return False
         trials = study.get_trials(deepcopy=False)
         replaced = replaced_by(trials)
-        others = [other for other in trials if other.number not in replaced and self._counts(other, trial)]
-        return not self.keeps_up(study, trial, step, others)
+        others = [other for other in trials if other.number not in replaced and other.number != trial.number]
+        return not self.keeps_up(study, trial, step, self._standard(others, trial))
 
     @abstractmethod
     def keeps_up(self, study: optuna.Study, trial: FrozenTrial, step: int, others: Sequence[FrozenTrial]) -> bool:
         """Whether `trial` may go on from `step`, seen against `others`."""
 
-    def _counts(self, other: FrozenTrial, trial: FrozenTrial) -> bool:
-        """Failed and diverged trials set no standard: what they had before is not worth chasing."""
-        if other.number == trial.number or other.state == TrialState.FAIL:
-            return False
-        return self.lag is None or other.number < trial.number - self.lag
+    def _standard(self, others: Sequence[FrozenTrial], trial: FrozenTrial) -> list[FrozenTrial]:
+        """The others as they were when the trial began.
+
+        Failed and diverged ones set no standard: what they had before is not worth chasing.
+        """
+        seen = [self.clock.seen(other, began(trial)) for other in others]
+        return [other for other in seen if other is not None and other.state != TrialState.FAIL]
 
 
 class HalvingPruner(RungPruner):
@@ -123,9 +125,9 @@ class HalvingPruner(RungPruner):
     """
 
     def __init__(
-        self, rungs: Sequence[int], lag: int | None, reduction: int, brackets: int = 1, unproven: Sequence[int] = ()
+        self, rungs: Sequence[int], clock: Clock, reduction: int, brackets: int = 1, unproven: Sequence[int] = ()
     ) -> None:
-        super().__init__(rungs, lag)
+        super().__init__(rungs, clock)
         self.reduction, self.unproven = reduction, tuple(unproven)
         # An early bracket trains few of its trials to the end, so an equal share of the budget pays for more of them.
         self.shares = [math.ceil(brackets * reduction ** (brackets - 1 - b) / (brackets - b)) for b in range(brackets)]
@@ -171,8 +173,8 @@ class WilcoxonPruner(RungPruner):
     the paired test sees differences that two averages hide, and leaves alone those that are noise.
     """
 
-    def __init__(self, rungs: Sequence[int], lag: int | None, p_value: float, scores: PromptScores) -> None:
-        super().__init__(rungs, lag)
+    def __init__(self, rungs: Sequence[int], clock: Clock, p_value: float, scores: PromptScores) -> None:
+        super().__init__(rungs, clock)
         self.p_value = p_value
         self.scores = scores
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from optuna.pruners import BasePruner
 
 from raypo.evaluation.completions import read
+from raypo.search.clock import clock_of
 from raypo.search.folders import trial_folder
 from raypo.search.ledger import Ledger
 from raypo.search.pruners import make_pruner
@@ -22,10 +23,10 @@ def pruner_name(study: Study) -> str:
     return study.search.pruner or ("median" if decides else "none")
 
 
-def pruner_for(study: Study, ledger: Ledger, label: str, folder: Path, lag: int) -> BasePruner:
+def pruner_for(study: Study, ledger: Ledger, label: str, folder: Path) -> BasePruner:
     """The study's pruner for one method."""
     scores = partial(verdicts, study, ledger, label, folder)
-    return make_pruner(pruner_name(study), study.objective.at, scores=scores, lag=lag)
+    return make_pruner(pruner_name(study), study.objective.at, scores=scores, clock=clock_of(study, label))
 
 
 def verdicts(study: Study, ledger: Ledger, label: str, folder: Path, number: int, index: int) -> Mapping[str, float]:

@@ -2,51 +2,47 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from raypo.evaluation.completions import read
 from raypo.evaluation.win_rate import Array
-from raypo.search.folders import evaluation_file, read_json, trial_folder
+from raypo.search.clock import began, clock_of
+from raypo.search.folders import trial_folder
 from raypo.search.jobs import Job
+from raypo.search.ledger import Ledger
 from raypo.search.remote import WorkingCopy
-from raypo.search.rows import trial_name
+from raypo.search.rows import Row
 from raypo.study import Study
 
-READY = 8
-"""Most trials that wait ready beside those that slots are at."""
 
+def racing(study: Study, ledger: Ledger, row: Row, jobs: Sequence[Job]) -> list[Job]:
+    """A trial's jobs, each with the rival it races against where the study has configurations race.
 
-def concurrent_trials(study: Study) -> int:
-    """Trials that run or wait ready at a time: for each slot the one at work, and as many ready, up to `READY`."""
-    slots = study.resources.slots
-    return slots + min(slots, READY)
-
-
-def best_scores(search: WorkingCopy, job: Job, prompts: int, lag: int) -> Array | None:
-    """Scores [prompts] of the best finished and fully judged trial of the job's method, as far trained as this one.
-
-    Only trials more than `lag` before this one count: they have ended when this one is drawn, so that a race does not
-    depend on which slot was faster, nor on an interruption. None where there is no such trial.
+    The rival is the best finished and fully judged trial of the method, as far trained as this one will be, among those
+    that had ended when this one began; so a race depends neither on which slot was faster nor on an interruption.
     """
-    label, _, number = job.trial.rpartition("-")
-    earlier = [trial_name(label, k) for k in range(max(0, int(number) - lag))]
-    search.pull(*(evaluation_file(search.path, name, until) for name in earlier for until in {job.until, 1.0}))
-    rates = {name: rate for name in earlier if (rate := _win_rate(search.path, name, job.until)) is not None}
-    if not rates:
+    if not study.objective.racing:
+        return list(jobs)
+    clock, now = clock_of(study, row.label), began(ledger.frozen(row))
+    ended = [other for other in ledger.rows(row.label) if other.state == "finished" and other.name != row.name]
+    seen = [other for other in ended if clock.over(ledger.frozen(other), now)]
+    return [replace(job, rival=_best(seen, index)) for index, job in enumerate(jobs)]
+
+
+def scores_of(search: WorkingCopy, job: Job, prompts: int) -> Array | None:
+    """Scores [prompts] of the job's rival; None where it has none."""
+    if job.rival is None:
         return None
-    best = max(rates, key=lambda name: rates[name])
-    answers = trial_folder(search.path, best) / "completions.parquet"
+    answers = trial_folder(search.path, job.rival) / "completions.parquet"
     search.pull(answers)
     rows = read(answers, job.until)
     return np.array([row.score for row in rows]) if len(rows) == prompts else None
 
 
-def _win_rate(search: Path, trial: str, until: float) -> float | None:
-    """A finished trial's win rate at a fraction of its schedule, where it was judged in full."""
-    finished = evaluation_file(search, trial, 1.0).exists()
-    record = read_json(evaluation_file(search, trial, until)) if finished else None
-    if record is None or "not_judged" in record["evaluation"]:
-        return None
-    return float(record["evaluation"]["win_rate"])
+def _best(rows: Sequence[Row], index: int) -> str | None:
+    """The trial with the best win rate at an evaluation where it was judged in full."""
+    judged = [row for row in rows if index < len(row.evaluations) and "not_judged" not in row.evaluations[index]]
+    return max(judged, key=lambda row: row.evaluations[index]["win_rate"]).name if judged else None

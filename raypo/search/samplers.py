@@ -2,15 +2,15 @@
 
 Optuna's samplers carry random state and look at whatever has finished by now, so a killed search that goes on draws
 other points than an undisturbed one. Here the suggestion for trial n is computed from `(seed, study name, n)` and from
-the trials numbered below n - lag alone; the later ones count only by the hyperparameters they occupy (constant liar),
-finished or not. Asking for n when `waits_for(n)` is empty makes a parallel search repeat exactly. A failed or diverged
-trial has no value, but it occupies its place too: TPE keeps away from where training blew up.
+the trials that had ended when it began, by the method's clock; the others count only by the hyperparameters they
+occupy (constant liar), finished or not. So a parallel search repeats exactly. A failed or diverged trial has no value,
+but it occupies its place too: TPE keeps away from where training blew up.
 """
 
 import difflib
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -20,6 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from raypo.errors import StudyError
+from raypo.search.clock import BEGAN, Clock, began
 from raypo.search.cma import CmaSampler
 from raypo.search.constraints import Rules
 from raypo.search.grid import cell_key, grid_cells
@@ -50,12 +51,12 @@ def seed_of(search_seed: int, study_name: str, trial_number: int) -> int:
 
 
 def make_sampler(
-    name: str, seed: int, space: Space, *, rules: Rules | None = None, lag: int = 0, startup: int = 3
+    name: str, seed: int, space: Space, *, rules: Rules | None = None, clock: Clock | None = None, startup: int = 3
 ) -> "RepeatableSampler":
     """The sampler called `name` over `space`, its axes in order.
 
-    The `lag` trials before each one are invisible to it but for their place. `startup` trials are drawn at random
-    before `tpe` or `gp` model the finished ones.
+    `clock` says which trials had ended at a moment. `startup` trials are drawn at random before `tpe` or `gp` model the
+    finished ones.
 
     Raises:
         StudyError: no such sampler, a package it needs is absent, or the space is not one it can search.
@@ -64,7 +65,9 @@ def make_sampler(
         near = difflib.get_close_matches(name, SAMPLERS, 1)
         meant = f" Did you mean {near[0]!r}?" if near else ""
         raise StudyError(f"search.sampler: no sampler {name!r}.{meant} There are {', '.join(SAMPLERS)}")
-    sampler = RepeatableSampler(name, seed, dict(space), rules=rules or Rules(), lag=lag, startup=startup)
+    sampler = RepeatableSampler(
+        name, seed, dict(space), rules=rules or Rules(), clock=clock or Clock(), startup=startup
+    )
     if name == "grid":
         grid_cells(space, sampler.rules, seed)
     elif name == "cmaes":
@@ -75,14 +78,26 @@ def make_sampler(
 class RepeatableSampler(BaseSampler):
     """An Optuna sampler without memory; made by `make_sampler`."""
 
-    def __init__(self, name: str, seed: int, space: Space, *, rules: Rules, lag: int, startup: int) -> None:
-        self.name, self.seed, self.space, self.rules, self.lag, self.startup = name, seed, space, rules, lag, startup
+    def __init__(self, name: str, seed: int, space: Space, *, rules: Rules, clock: Clock, startup: int) -> None:
+        self.name, self.seed, self.space, self.rules, self.clock, self.startup = (
+            name,
+            seed,
+            space,
+            rules,
+            clock,
+            startup,
+        )
 
     def ask(
-        self, study: optuna.Study, attributes: Mapping[str, Any] | None = None, known: Known | None = None
+        self,
+        study: optuna.Study,
+        attributes: Mapping[str, Any] | None = None,
+        known: Known | None = None,
+        now: float | None = None,
     ) -> optuna.Trial:
         """Open the study's next trial, enqueued or new, with a value for every active hyperparameter.
 
+        It sees the trials that had ended `now`, or those that have where no moment is given.
         A new trial appears whole, its `attributes` with it, and an enqueued one is opened last of all, so that a crash
         leaves none that is half drawn. Who has `known` of the study's trials spares it a look at all of them.
         """
@@ -90,17 +105,18 @@ class RepeatableSampler(BaseSampler):
         waiting = next(iter(known.waiting), None)
         given = {} if waiting is None else _given(waiting)
         number, trials = known.next_number, [] if self._blind else study.get_trials(deepcopy=False)
-        values = self.rules.active({**self._drawn(number, trials, study, given), **given})
+        values = self.rules.active({**self._drawn(number, trials, study, given, now), **given})
+        attributes = {**(attributes or {}), **({} if now is None else {BEGAN: now})}
         params = {name: values[name] for name in self.space if name in values}
         axes = {name: self.space[name] for name in params}
         if waiting is None:
             opened = optuna.trial.create_trial(
-                state=TrialState.RUNNING, params=params, distributions=axes, user_attrs=dict(attributes or {})
+                state=TrialState.RUNNING, params=params, distributions=axes, user_attrs=attributes
             )
             return optuna.Trial(study, storage.create_new_trial(study._study_id, opened))
         for name, axis in axes.items():
             storage.set_trial_param(waiting._trial_id, name, axis.to_internal_repr(params[name]), axis)
-        for name, value in (attributes or {}).items():
+        for name, value in attributes.items():
             storage.set_trial_user_attr(waiting._trial_id, name, value)
         storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
         return optuna.Trial(study, waiting._trial_id)
@@ -110,14 +126,6 @@ class RepeatableSampler(BaseSampler):
         """Whether it draws without a look at what was found."""
         return self.name == "random"
 
-    def waits_for(self, number: int, trials: Iterable[FrozenTrial]) -> list[int]:
-        """Numbers of the unfinished trials whose results trial `number` has to see to be drawn as in any other run.
-
-        A paused trial is waited for by nobody.
-        """
-        earlier = [trial for trial in trials if trial.number < number - self.lag and not trial.state.is_finished()]
-        return [trial.number for trial in earlier if trial.user_attrs.get("state") != "paused"]
-
     def suggest(
         self,
         number: int,
@@ -125,8 +133,9 @@ class RepeatableSampler(BaseSampler):
         study_name: str,
         directions: Sequence[StudyDirection],
         given: Mapping[str, Value] | None = None,
+        now: float | None = None,
     ) -> dict[str, Value]:
-        """A value for every active hyperparameter of trial `number`; those `given` are kept as they are.
+        """A value for every active hyperparameter of trial `number`, which begins `now`; those `given` are kept.
 
         Raises:
             StudyError: the grid is used up, or the constraints leave no room.
@@ -134,7 +143,7 @@ class RepeatableSampler(BaseSampler):
         earlier = [] if self._blind else sorted((t for t in trials if t.number < number), key=lambda t: t.number)
         if self.name == "grid":
             return self._next_cell(earlier)
-        for point in self._points(number, earlier, study_name, directions):
+        for point in self._points(number, self._shown(earlier, now), study_name, directions):
             values = self.rules.active({**point, **(given or {})})
             if self.rules.allows(values):
                 return values
@@ -150,15 +159,20 @@ class RepeatableSampler(BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],  # noqa: ARG002
     ) -> dict[str, Value]:
-        return self._drawn(trial.number, study.get_trials(deepcopy=False), study, _given(trial))
+        return self._drawn(trial.number, study.get_trials(deepcopy=False), study, _given(trial), began(trial))
 
     def _drawn(
-        self, number: int, trials: Sequence[FrozenTrial], study: optuna.Study, given: Mapping[str, Value]
+        self,
+        number: int,
+        trials: Sequence[FrozenTrial],
+        study: optuna.Study,
+        given: Mapping[str, Value],
+        now: float | None,
     ) -> dict[str, Value]:
         if self.space.keys() <= given.keys():
             return {}
         # The method's label alone, so that two searches of one study draw alike whatever they are called.
-        return self.suggest(number, trials, label_of(study), study.directions, given)
+        return self.suggest(number, trials, label_of(study), study.directions, given, now)
 
     def sample_independent(
         self,
@@ -182,11 +196,11 @@ class RepeatableSampler(BaseSampler):
         return cell
 
     def _points(
-        self, number: int, earlier: Sequence[FrozenTrial], study_name: str, directions: Sequence[StudyDirection]
+        self, number: int, shown: list[FrozenTrial], study_name: str, directions: Sequence[StudyDirection]
     ) -> Iterator[dict[str, Value]]:
         """Points to try in turn: the sampler's own, then uniform ones where constraints leave it little room."""
         seed = seed_of(self.seed, study_name, number)
-        view = View(self._shown(earlier, number), directions)
+        view = View(shown, directions)
         trial = view.open_trial(number)
         sampler = self._fresh(seed)
         for attempt in range(1, _OWN_TRIES + 1):
@@ -215,14 +229,14 @@ class RepeatableSampler(BaseSampler):
                 return NSGAIISampler(seed=seed, population_size=_POPULATION)
         return RandomSampler(seed=seed)
 
-    def _shown(self, earlier: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:
-        """The earlier trials as trial `number` may see them: with their values, or as mere places."""
+    def _shown(self, earlier: Sequence[FrozenTrial], now: float | None) -> list[FrozenTrial]:
+        """The earlier trials as one that begins `now` may see them: with their values, or as mere places."""
         shown = []
         replaced = replaced_by(earlier)
         for trial in earlier:
             if trial.number in replaced or not trial.params or not fits(trial.params, self.space):
                 continue
-            visible = trial.number < number - self.lag and trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            visible = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and self.clock.over(trial, now)
             shown.append(finished(trial, self.space) if visible else occupied(trial.params, self.space, trial.number))
         if self.name == "nsga2":
             # One generation of all finished trials: the parents are then the best of the whole search, found without

@@ -6,7 +6,8 @@ python tests/benchmarks/hand_over.py --trials 12 --trl-site FOLDER    with TRL b
 A hand-over runs from the end of one trial's last optimizer step to the end of the next trial's first. It includes the
 model's export, a tiny evaluation (4 prompts, 4 new tokens, judged), the report to the ledger, the draw of a trial, its
 job's way to the slot, the new start weights and optimizer, and that first step, whose median length is given beside.
-The sides, each a process with a Ray of its own: raypo; the same trials as Tune trials that each start a TorchTrainer;
+The sides, each a process with a Ray of its own: raypo, whose tpe waits for the result before it draws; raypo with the
+random sampler, whose next trial is ready; the same trials as Tune trials that each start a TorchTrainer;
 Tune function trials around TRL's DPOTrainer, with and without reuse_actors (one process a trial, for they have no
 second worker).
 """
@@ -28,7 +29,7 @@ from typing import Any
 import psutil
 
 STEPS, BATCH = 8, 32
-SIDES = ("raypo", "torch_trainer", "trl", "trl_reuse")
+SIDES = ("raypo", "raypo_ready", "torch_trainer", "trl", "trl_reuse")
 STUDY: dict[str, Any] = {
     "name": "handing",
     "model": {"path": "quickstart", "sft": {"count": 640, "epochs": 1, "lr": 4e-3, "batch_size": 64}},
@@ -41,16 +42,16 @@ STUDY: dict[str, Any] = {
         "at": [1.0],
         "sampling": {"max_new_tokens": 4},
     },
-    "search": {"sampler": "random", "pruner": "none"},
+    "search": {"sampler": "tpe", "pruner": "none"},
     "resources": {"slots": 1, "workers": 2},
     "tracking": {"wandb": "disabled"},
 }
 
 
-def study_in(storage: Path, trials: int) -> Any:
+def study_in(storage: Path, trials: int, **search: Any) -> Any:
     from raypo.study import build
 
-    content = {**STUDY, "storage": str(storage), "search": {**STUDY["search"], "trials": trials}}
+    content = {**STUDY, "storage": str(storage), "search": {**STUDY["search"], "trials": trials, **search}}
     return build(content, "handing")
 
 
@@ -64,11 +65,11 @@ class Silent:
     def stage(self, text: str) -> None: ...
 
 
-def raypo(storage: Path, trials: int) -> None:
+def raypo(storage: Path, trials: int, **search: Any) -> None:
     """The search as it is."""
     from raypo.search import driver
 
-    study = study_in(storage, trials)
+    study = study_in(storage, trials, **search)
     driver.run(driver.create(study), study, Silent())
 
 
@@ -255,6 +256,8 @@ def main() -> None:
             compare(words)
         case "raypo":
             raypo(words.storage, words.trials)
+        case "raypo_ready":
+            raypo(words.storage, words.trials, sampler="random")
         case "torch_trainer":
             torch_trainer(words.storage, words.trials)
         case side:

@@ -30,10 +30,10 @@ from search import STUBBED
 
 from raypo.search import cluster, driver
 from raypo.search.conductor import LedgerConductor
+from raypo.search.driver import concurrent_trials
 from raypo.search.exporting import KEPT, Models
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Row
-from raypo.search.rivals import concurrent_trials
 from raypo.search.slots import SlotPlan
 from raypo.search.tune import FINISHED
 from raypo.study import Study, build

@@ -10,7 +10,9 @@ import optuna
 from optuna.trial import TrialState
 from replay_problems import Problem
 
+from raypo.search.clock import Clock, Timeline
 from raypo.search.pruners import make_pruner
+from raypo.search.rows import Known
 from raypo.search.samplers import make_sampler, seed_of
 
 AT = (1 / 3, 2 / 3, 1.0)
@@ -73,9 +75,11 @@ class Raypo(Arm):
     ) -> None:
         super().__init__(problem, seed, workers)
         self.steps = [round(fraction * problem.horizon) for fraction in at]
-        self.sampler = make_sampler(sampler, seed, problem.space, lag=workers - 1)
+        clock = Clock(tuple(at))
+        self.sampler = make_sampler(sampler, seed, problem.space, clock=clock)
+        self.timeline = Timeline(clock)
         self.study = optuna.create_study(direction="maximize", study_name=problem.name, sampler=self.sampler)
-        self.pruner = make_pruner(pruner, at, first=first, scores=self.scores)
+        self.pruner = make_pruner(pruner, at, first=first, scores=self.scores, clock=clock)
 
     def scores(self, number: int, index: int) -> dict[str, float]:
         run, step = self.runs[number], self.steps[index]
@@ -83,9 +87,11 @@ class Raypo(Arm):
         return dict(zip(map(str, range(len(scores))), scores, strict=True))
 
     def start(self) -> Run | None:
-        if self.sampler.waits_for(len(self.runs), self.study.get_trials(deepcopy=False)):
+        trials = self.study.get_trials(deepcopy=False)
+        now = self.timeline.next(self.workers, Known(trials), trials.__getitem__)
+        if now is None:
             return None
-        trial = self.sampler.ask(self.study)
+        trial = self.sampler.ask(self.study, now=now)
         self.runs.append(Run(trial.number, trial.params, handle=trial))
         return self.runs[-1]
 

@@ -1,7 +1,10 @@
-"""Conditions and constraints of a study file reach every trial that is drawn."""
+"""Conditions and constraints reach every trial that is drawn, and a parallel search draws as any other run of it."""
 
 from __future__ import annotations
 
+import itertools
+import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,12 @@ import played
 import pytest
 
 from raypo.errors import StudyError
+from raypo.search import searches
+from raypo.search.conductor import LedgerConductor
+from raypo.search.jobs import Job, Outcome
 from raypo.search.preflight import check
 from raypo.search.searches import create
+from raypo.search.tune import FINISHED
 from raypo.study import Study, build
 
 PPO: dict[str, Any] = {
@@ -65,3 +72,66 @@ def test_rules_and_pruners_are_looked_at_before_anything_starts(tmp_path: Path) 
         check(late, lambda _: None)
     assert "no hyperparameter 'kl_moed'. Did you mean 'kl_mode'?" in str(refused.value)
     assert "search.pruner: median decides between 0.333 and 1 of the schedule" in str(refused.value)
+
+
+def in_any_order(search: searches.SearchFolder, order: int) -> list[tuple[Any, ...]]:
+    """The table of a search whose five trials at a time advance in an order that differs from run to run."""
+    conductor = LedgerConductor(
+        search.study(),
+        search.ledger,
+        search=search,
+        pool="",
+        namespace="",
+        concurrent=5,
+        targets=search.settings["targets"],
+    )
+    chance = random.Random(order)
+    live: dict[str, tuple[dict[str, Any], int]] = {}
+    for number in itertools.count():
+        config = conductor.next(f"t{number}") if len(live) < 5 else None
+        if config == FINISHED:
+            return [(row.name, row.state, row.params, len(row.evaluations)) for row in conductor.ledger.rows()]
+        if isinstance(config, dict):
+            live[f"t{number}"] = (config, config["rung"])
+        if chance.random() < 0.7 and live:
+            trial_id = chance.choice(sorted(live))
+            config, rung = live.pop(trial_id)
+            outcome = told(Job(**config["jobs"][rung]))
+            if conductor.heard(trial_id, rung, outcome) and outcome.state == "running":
+                live[trial_id] = (config, rung + 1)
+            else:
+                conductor.left(trial_id, error=False)
+    raise AssertionError
+
+
+def told(job: Job) -> Outcome:
+    """Small beta is best; what is far from it diverges."""
+    value = 1 - abs(math.log10(played.value_of(job)) + 1.5) + 0.1 * job.until
+    figures = dict.fromkeys(("objective", "win_rate", "ci_low", "ci_high"), value)
+    if value < 0:
+        return Outcome(job.trial, "diverged", job.until, reason="far")
+    return Outcome(job.trial, "finished" if job.until >= 1 else "running", job.until, evaluation=figures)
+
+
+@pytest.mark.parametrize("labels", [("dpo",), ("dpo", "ipo")])
+@pytest.mark.parametrize("pruner", ["median", "successive_halving"])
+def test_a_parallel_search_repeats_whichever_slot_is_faster(
+    tmp_path: Path, labels: tuple[str, ...], pruner: str
+) -> None:
+    lr = {"log_uniform": [1e-6, 1e-3]}
+    methods = {label: {**played.STUDY["methods"][label], "lr": lr} for label in labels}
+    tables = []
+    for order in range(4):
+        content = {
+            **played.STUDY,
+            "storage": str(tmp_path / str(order)),
+            "methods": methods,
+            "objective": {**played.STUDY["objective"], "at": [1 / 3, 2 / 3, 1.0]},
+            "search": {"trials": 20, "sampler": "tpe", "pruner": pruner},
+            "resources": {"slots": 4},
+        }
+        tables.append(in_any_order(create(build(content, "parallel")), order))
+    assert all(table == tables[0] for table in tables[1:])
+    states = [state for _, state, *_ in tables[0]]
+    assert len(states) == 20 * len(labels)
+    assert {"finished", "pruned", "diverged"} <= set(states)

@@ -19,8 +19,7 @@ from raypo.data.records import Text
 from raypo.errors import StudyError
 from raypo.evaluation.completions import append, read
 from raypo.evaluation.judges import Verdict
-from raypo.search.folders import evaluation_file, trial_folder, write_json
-from raypo.search.jobs import Outcome
+from raypo.search.folders import trial_folder
 from raypo.search.judging import make_judge
 from raypo.search.materials import Materials
 from raypo.study import Study
@@ -34,8 +33,8 @@ def counted(_prompt: Text, answer: str) -> float:
     return 1.0
 
 
-def finished_before(search: Path, study: Study, trial: str, score: float, *, judged: int = 128) -> None:
-    """What a finished trial leaves behind that had `score` on every prompt."""
+def finished_before(search: Path, study: Study, trial: str, score: float) -> None:
+    """The answers that a finished trial leaves behind that had `score` on every prompt."""
     where = trial_folder(search, trial)
     where.mkdir(parents=True)
     prompts = [p.text for p in Materials(study, Store(search.parent / "artifacts"), print).prompts()]
@@ -45,11 +44,9 @@ def finished_before(search: Path, study: Study, trial: str, score: float, *, jud
         prompts=prompts,
         answers=["yes"] * 128,
         opponents=["no"] * 128,
-        verdicts=[Verdict(score)] * judged + [None] * (128 - judged),
+        verdicts=[Verdict(score)] * 128,
         judge="rule",
     )
-    figures = {"win_rate": score, "objective": score, **({"not_judged": 128 - judged} if judged < 128 else {})}
-    write_json(evaluation_file(search, trial, 1.0), vars(Outcome(trial, "finished", 1.0, 2, figures)))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +55,6 @@ def race(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Study]
     judge = {"kind": "rule", "function": f"{__name__}:counted"}
     study = small_study(storage, allow_code=True, objective={"racing": True, "judge": judge}, confirm={"top": 1})
     finished_before(storage / "small", study, "dpo-0000", 1.0)
-    finished_before(storage / "small", study, "dpo-0001", 1.0, judged=16)
     bench = open_bench(study, storage / "small")
     yield bench, study
     bench.close()
@@ -67,7 +63,7 @@ def race(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Study]
 def test_a_configuration_behind_the_best_so_far_stops_being_judged(race: tuple[Any, Study]) -> None:
     bench, study = race
     ASKED.clear()
-    found = bench.run(job_of(study, "dpo-0003"), Pulse()).evaluation
+    found = bench.run(job_of(study, "dpo-0003", rival="dpo-0000"), Pulse()).evaluation
     assert found["n"] < 128
     assert found["n"] % 16 == 0
     assert found["n"] + found["not_judged"] == 128
@@ -82,10 +78,10 @@ def test_a_configuration_behind_the_best_so_far_stops_being_judged(race: tuple[A
     assert "behind" in str(unjudged[0].failure)
 
 
-def test_only_trials_that_have_surely_ended_are_raced_against(race: tuple[Any, Study]) -> None:
+def test_without_a_rival_every_answer_is_judged(race: tuple[Any, Study]) -> None:
     bench, study = race
     found = bench.run(job_of(study, "dpo-0002"), Pulse()).evaluation
-    assert (found["n"], "not_judged" in found) == (128, False), "dpo-0000 may still have run when it was drawn"
+    assert (found["n"], "not_judged" in found) == (128, False)
 
 
 def test_a_confirmation_is_judged_in_full(race: tuple[Any, Study]) -> None:

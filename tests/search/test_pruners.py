@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raypo.errors import StudyError
+from raypo.search.clock import BEGAN, Clock
 from raypo.search.pruners import PRUNERS, HalvingPruner, make_pruner
 
 AT = (1 / 6, 1 / 3, 2 / 3, 1.0)
@@ -111,10 +112,14 @@ def test_not_a_number_keeps_up_with_nobody() -> None:
     assert pruned(make_pruner("successive_halving", AT), study_of([0.0, 0.1], [0.0, math.nan]))
 
 
-def test_lag_hides_whoever_another_run_might_not_have_seen() -> None:
-    study = study_of([0.0, 0.3], [0.0, 0.9], [0.0, 0.9], [0.0, 0.5], [0.0, 0.9])
-    assert pruned(make_pruner("successive_halving", AT), study, 3)
-    assert not pruned(make_pruner("successive_halving", AT, lag=2), study, 3), "only trial 0 is certain to have ended"
+def test_a_trial_is_seen_against_what_was_reported_when_it_began() -> None:
+    curves = [[0.0, 0.3], [0.0, 0.9], [0.0, 0.5]]
+    pruner = make_pruner("successive_halving", AT, clock=Clock(AT))
+    for began, expected in ((0.3, False), (0.4, True)):
+        study = study_of(*curves)
+        for trial, moment in zip(study._storage._studies[0].trials, (0.0, 0.0, began), strict=True):
+            trial.user_attrs[BEGAN] = moment
+        assert pruned(pruner, study) == expected, "the others reported at 1/3"
 
 
 def test_hyperband_spreads_trials_over_brackets_and_one_never_ends_any() -> None:

@@ -21,13 +21,13 @@ from raypo.evaluation.completions import append
 from raypo.evaluation.judges import Verdict
 from raypo.search import checkpoints, keeping_up
 from raypo.search.exporting import Models, copy_model
-from raypo.search.folders import evaluation_file, location_of, trial_folder, write_json
+from raypo.search.folders import location_of, trial_folder
 from raypo.search.forking import fork
 from raypo.search.jobs import Job, Outcome
 from raypo.search.keeping_up import kept_up
 from raypo.search.lease import LEASE, holder, lease
 from raypo.search.remote import WorkingCopy
-from raypo.search.rivals import best_scores
+from raypo.search.rivals import scores_of
 from raypo.search.searches import SearchFolder, create, discard_if_empty, opened
 
 Machine = Callable[[str], None]
@@ -315,20 +315,18 @@ def answers(copy: WorkingCopy, trial: str, scores: list[float]) -> None:
     texts = [str(i) for i in range(len(scores))]
     verdicts = [Verdict(score) for score in scores]
     append(path, fraction=1.0, prompts=texts, answers=texts, opponents=texts, verdicts=verdicts, judge="rule")
-    record = evaluation_file(copy.path, trial, 1.0)
-    write_json(record, {"evaluation": {"win_rate": sum(scores) / len(scores)}})
-    copy.push(path, record)
+    copy.push(path)
 
 
 def test_a_slot_races_against_what_slots_elsewhere_found(bucket: str, machine: Machine) -> None:
     slot = WorkingCopy(location_of(bucket, "hh"), of="slots")
-    answers(slot, "dpo-0000", [0.0, 1.0])
-    answers(slot, "dpo-0001", [1.0, 1.0])
+    answers(slot, "dpo-0001", [0.0, 1.0])
     machine("b")
     other = WorkingCopy(location_of(bucket, "hh"), of="slots")
-    rival = best_scores(other.others(), Job("dpo-0004", "dpo", {}, 0, 1.0), 2, 1)
+    job = Job("dpo-0004", "dpo", {}, 0, 1.0, rival="dpo-0001")
+    rival = scores_of(other.others(), job, 2)
     assert rival is not None
-    assert rival.tolist() == [1.0, 1.0]
+    assert rival.tolist() == [0.0, 1.0]
 
 
 def test_models_of_losers_go_and_the_winner_is_exported(bucket: str, machine: Machine, tmp_path: Path) -> None:

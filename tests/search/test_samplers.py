@@ -13,7 +13,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from raypo.errors import StudyError
+from raypo.search.clock import Clock, Timeline
 from raypo.search.constraints import parse_rules
+from raypo.search.rows import Known
 from raypo.search.samplers import SAMPLERS, RepeatableSampler, make_sampler, seed_of
 
 SPACE: dict[str, BaseDistribution] = {
@@ -68,13 +70,14 @@ def search(
 
 def concurrent_search(sampler: RepeatableSampler, count: int, order: int) -> list[dict[str, Any]]:
     """Up to four trials at a time, which end in an order that differs from run to run."""
-    study, running = new_study(sampler), []
+    study, running, timeline = new_study(sampler), [], Timeline(sampler.clock)
     while len(study.trials) < count or running:
-        next_number = len(study.trials)
-        if len(running) < 4 and next_number < count and not sampler.waits_for(next_number, study.trials):
-            running.append(sampler.ask(study))
+        trials = study.get_trials(deepcopy=False)
+        now = timeline.next(4, Known(trials), trials.__getitem__)
+        if len(trials) < count and now is not None:
+            running.append(sampler.ask(study, now=now))
             continue
-        tell(study, running.pop(order * 7919 * next_number % len(running)))
+        tell(study, running.pop(order * 7919 * len(trials) % len(running)))
     return [trial.params for trial in study.trials]
 
 
@@ -119,23 +122,26 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_parallel_search_repeats_whatever_finishes_first(name: str) -> None:
     count = 24 if name != "gp" else 10
-    runs = [concurrent_search(make_sampler(name, 0, SPACE, lag=5), count, order) for order in (1, 2)]
+    clock = Clock((1 / 3, 2 / 3, 1.0))
+    runs = [concurrent_search(make_sampler(name, 0, SPACE, clock=clock), count, order) for order in (1, 2)]
     assert runs[0] == runs[1]
 
 
-def test_lag_hides_results_but_not_places() -> None:
-    sampler = make_sampler("tpe", 0, SPACE, lag=2)
+def test_results_of_later_are_hidden_but_not_their_places() -> None:
+    sampler = make_sampler("tpe", 0, SPACE)
     study = new_study(sampler)
-    search(sampler, 12, study)
-    trials = study.get_trials(deepcopy=False)
-    assert sampler.waits_for(12, trials) == []
-    before = sampler.suggest(12, trials, "dpo", study.directions)
+    for number in range(12):
+        tell(study, sampler.ask(study, now=float(number)))
+    trials, now = study.get_trials(deepcopy=False), 10.0
+
+    def drawn() -> dict[str, Any]:
+        return sampler.suggest(12, trials, "dpo", study.directions, now=now)
+
+    before = drawn()
     trials[11].values, trials[10].state = [100.0], TrialState.FAIL
-    assert sampler.suggest(12, trials, "dpo", study.directions) == before
+    assert drawn() == before, "trial 10 ended at 11, trial 11 at 12"
     trials[9].values = [100.0]
-    assert sampler.suggest(12, trials, "dpo", study.directions) != before
-    trials[9].state = TrialState.RUNNING
-    assert sampler.waits_for(12, trials) == [9]
+    assert drawn() != before, "trial 9 ended at 10"
 
 
 def test_tpe_keeps_away_from_where_training_diverged() -> None:

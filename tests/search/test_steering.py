@@ -227,7 +227,7 @@ def test_published_points_are_tried_first_once(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_hangs_does_not_let_the_other_method_run_away(tmp_path: Path) -> None:
-    search = new(tmp_path, trials=20)
+    search = new(tmp_path, trials=20, sampler="tpe")
     conductor = Played(search).conductor
     assert conductor.next("hangs")["jobs"][0]["trial"] == "dpo-0000"
     number = 0

@@ -1,0 +1,125 @@
+"""A clock that every run of a search reads alike, whichever slot was faster and whatever was interrupted.
+
+A search repeats exactly only if what a trial may see does not depend on real time. So each method counts in schedules:
+a trial takes as long as the part of its schedule that it was trained for, `places` trials go on side by side, and one
+begins when an earlier one ends. Its sampler, pruner and race see what was reported by then. On equal slots that is what
+any asynchronous search sees, and they hardly wait; a slot that is faster than the others may have to wait for them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from raypo.search.rows import Known
+from raypo.study import Study
+
+BEGAN = "began"
+"""The attribute of a trial that holds the time at which it began, in schedules."""
+
+
+def _alike(params: Mapping[str, Any]) -> float:  # noqa: ARG001
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Reads the times of trials, whose evaluations come at the fractions `at` of a schedule `length(params)` long."""
+
+    at: tuple[float, ...] = (1.0,)
+    length: Callable[[Mapping[str, Any]], float] = _alike
+
+    def end(self, trial: FrozenTrial) -> float:
+        """When a trial ended, or for one that goes on, the earliest that it can."""
+        done = _reported(trial)
+        if trial.state == TrialState.COMPLETE:
+            done = max(done, len(self.at))
+        ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or _paused(trial)
+        return self._after(trial, done - 1 if ended else done)
+
+    def over(self, trial: FrozenTrial, now: float | None) -> bool:
+        """Whether a trial had ended by then; without a time, whether it has."""
+        return trial.state.is_finished() and (now is None or began(trial) is None or self.end(trial) <= now)
+
+    def seen(self, trial: FrozenTrial, now: float | None) -> FrozenTrial | None:
+        """A trial as it was at a time; None where it had reported nothing. Without a time, as it is."""
+        if now is None or self.over(trial, now):
+            return trial
+        told = {step: value for step, value in trial.intermediate_values.items() if self._after(trial, step) <= now}
+        if not told or began(trial) is None:
+            return None
+        seen = copy.copy(trial)
+        seen.state, seen.intermediate_values = TrialState.RUNNING, told
+        return seen
+
+    def _after(self, trial: FrozenTrial, step: int) -> float:
+        """When a trial made its evaluation `step`, counted from 0; each further seed takes a schedule more."""
+        further = step + 1 - len(self.at)
+        schedules = 0.0 if step < 0 else self.at[step] if further <= 0 else 1.0 + further
+        return round((began(trial) or 0.0) + schedules * self.length(trial.params), 6)  # so that equal times are equal
+
+
+class Timeline:
+    """When the next trial of a method begins; it looks at each trial that has ended once."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ends: list[float] = []
+        self._open: set[int] = set()
+        self._count = 0
+
+    def next(self, places: int, known: Known, trial: Callable[[int], FrozenTrial]) -> float | None:
+        """The time from which fewer than `places` trials go on, or None while it is not certain who had ended by then.
+
+        `trial` gives a trial of the method by its number.
+        """
+        going = [each for each in known.open if began(each) is not None]
+        now_open = {each.number for each in going}
+        for number in (self._open | set(range(self._count, known.count))) - now_open:
+            self._ended(trial(number))
+        self._open, self._count = now_open, known.count
+        ends = heapq.nlargest(places, [*self._ends[-places:], *map(self._clock.end, going)])
+        if len(ends) < places:
+            return 0.0
+        certain = all(self._clock.end(each) > ends[-1] for each in going if not _paused(each))
+        return ends[-1] if certain else None
+
+    def _ended(self, trial: FrozenTrial) -> None:
+        if trial.state.is_finished() and began(trial) is not None:
+            bisect.insort(self._ends, self._clock.end(trial))
+
+
+def began(trial: FrozenTrial) -> float | None:
+    """When a trial began; None for one that was taken over or goes on after its end, which everybody sees."""
+    return trial.user_attrs.get(BEGAN)
+
+
+def clock_of(study: Study, label: str) -> Clock:
+    """The clock of a method: where epochs, steps or the share of the data are searched, schedules differ in length."""
+    fixed = study.fixed(label)
+
+    def length(params: Mapping[str, Any]) -> float:
+        point = {**fixed, **params}
+        if "steps" in point:
+            return float(point["steps"]) * float(point.get("batch_size", 1))
+        return float(point.get("epochs", 1)) * float(point.get("data.fraction", 1))
+
+    return Clock(tuple(study.objective.at), length)
+
+
+def _paused(trial: FrozenTrial) -> bool:
+    """A paused trial is waited for by nobody."""
+    return trial.user_attrs.get("state") == "paused"
+
+
+def _reported(trial: FrozenTrial) -> int:
+    """How many evaluations a trial has made, with those of further seeds."""
+    kinds = ("evaluation:", "repeat:")
+    told = sum(name.startswith(kinds) for name in trial.user_attrs)
+    return max(told, 0 if trial.last_step is None else trial.last_step + 1)
