@@ -74,19 +74,24 @@ class _TokenLogps(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: HeadShape
     ) -> tuple[Tensor, Tensor | None]:
-        parts, totals, spreads, kept = [], [], [], list[Tensor]()
+        parts, tops, masses, spreads, kept = [], [], [], [], list[Tensor]()
         for chunk in chunks(len(targets), weight.shape[0]):
             logits = logits_of(hidden[chunk], weight, bias, shape)
+            top = logits.amax(-1)
+            logits = logits.sub_(top[:, None])
             label = logits.gather(1, targets[chunk, None]).squeeze(1)
-            total = torch.logsumexp(logits, -1)
-            parts.append(label - total)
-            totals.append(total)
+            if bias is not None:
+                logits.clamp_(min=-1e4)  # excluded tokens (-inf) have no mass; finite, 0 * log 0 stays 0
+            p = logits.exp() if ctx.needs_input_grad[0] else logits.exp_()
+            mass = p.sum(-1)
+            parts.append(label - mass.log())
+            tops.append(top)
+            masses.append(mass)
             if ctx.needs_input_grad[0]:
-                p, spread = _spread(logits, total)
-                spreads.append(spread)
+                spreads.append(_spread(logits, top, p, mass))
                 if shape.softcap is None and sum(map(Tensor.numel, kept)) + p.numel() <= KEPT_ELEMENTS:
                     kept.append(p)
-        ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(totals))
+        ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(tops), torch.cat(masses))
         ctx.shape, ctx.kept = shape, kept
         found = torch.cat(spreads, 1) if spreads else None
         if found is not None:
@@ -96,7 +101,7 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gradient = gradients[0]
-        hidden, weight, bias, targets, totals = ctx.saved_tensors
+        hidden, weight, bias, targets, tops, masses = ctx.saved_tensors
         kept, ctx.kept = ctx.kept, []
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
@@ -108,8 +113,8 @@ class _TokenLogps(torch.autograd.Function):
             else:
                 logits = logits_of(hidden[chunk], weight, bias, ctx.shape)
                 slope = ctx.shape.slope(logits)
-                p = logits.sub_(totals[chunk, None]).exp_()
-            d_logits = _d_logits(p, targets[chunk], gradient[chunk], slope)
+                p = logits.sub_(tops[chunk, None]).exp_()
+            d_logits = _d_logits(p, masses[chunk], targets[chunk], gradient[chunk], slope)
             if d_hidden is not None:
                 d_hidden[chunk] = product(d_logits, weight, hidden.dtype)
             if d_weight is not None:
@@ -125,9 +130,9 @@ class _TokenLogps(torch.autograd.Function):
         )
 
 
-def _d_logits(p: Tensor, targets: Tensor, gradient: Tensor, slope: Tensor | float) -> Tensor:
-    """[n, V] gradient of the raw matrix product: gradient * (one-hot - p) * slope. Overwrites `p`."""
-    return bent(p.mul_(-gradient[:, None]).scatter_add_(1, targets[:, None], gradient[:, None]), slope)
+def _d_logits(p: Tensor, mass: Tensor, targets: Tensor, gradient: Tensor, slope: Tensor | float) -> Tensor:
+    """[n, V] gradient of the raw matrix product: gradient * (one-hot - p / mass) * slope. Overwrites `p`."""
+    return bent(p.mul_((-gradient / mass)[:, None]).scatter_add_(1, targets[:, None], gradient[:, None]), slope)
 
 
 def bent(d: Tensor, slope: Tensor | float) -> Tensor:
@@ -144,16 +149,12 @@ def product(d_logits: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
     return (d_logits @ other.to(d_logits.dtype)).to(dtype)
 
 
-def _spread(logits: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """p [n, V], and [2, n] mean logit over the vocabulary and entropy (nats).
+def _spread(logits: Tensor, top: Tensor, p: Tensor, mass: Tensor) -> Tensor:
+    """[2, n] mean logit over the vocabulary and entropy (nats).
 
-    `total` [n] is the logsumexp. Overwrites `logits`.
+    `logits` [n, V] less their largest `top` [n], `p` [n, V] their exponentials, `mass` [n] the sum of these.
     """
-    mean = logits.mean(-1)
-    # Excluded tokens (-inf) have no mass; a finite stand-in keeps 0 * log 0 at 0.
-    log_p = logits.sub_(total[:, None]).clamp_(min=-1e4)
-    p = log_p.exp()
-    return p, torch.stack([mean, -torch.linalg.vecdot(p, log_p)])
+    return torch.stack([logits.mean(-1) + top, mass.log() - torch.linalg.vecdot(p, logits) / mass])
 
 
 def logps_of_targets(hidden: Tensor, head: nn.Linear, targets: Tensor, shape: HeadShape) -> Tensor:
