@@ -102,15 +102,17 @@ def began(trial: FrozenTrial) -> float | None:
 
 def clock_of(study: Study, label: str) -> Clock:
     """The clock of a method: where epochs, steps or the share of the data are searched, schedules differ in length."""
-    fixed = study.fixed(label)
+    fixed, at = study.fixed(label), tuple(study.objective.at)
+    if not study.space(label).keys() & {"steps", "batch_size", "epochs", "data.fraction"}:
+        return Clock(at)
 
     def length(params: Mapping[str, Any]) -> float:
         point = {**fixed, **params}
         if "steps" in point:
-            return float(point["steps"]) * float(point.get("batch_size", 1))
+            return float(point["steps"]) * float(point["batch_size"])
         return float(point.get("epochs", 1)) * float(point.get("data.fraction", 1))
 
-    return Clock(tuple(study.objective.at), length)
+    return Clock(at, length)
 
 
 def _paused(trial: FrozenTrial) -> bool:
@@ -120,6 +122,12 @@ def _paused(trial: FrozenTrial) -> bool:
 
 def _reported(trial: FrozenTrial) -> int:
     """How many evaluations a trial has made, with those of further seeds."""
-    kinds = ("evaluation:", "repeat:")
-    told = sum(name.startswith(kinds) for name in trial.user_attrs)
+    told = _count(trial.user_attrs, "evaluation:", 0) + _count(trial.user_attrs, "repeat:", 1)
     return max(told, 0 if trial.last_step is None else trial.last_step + 1)
+
+
+def _count(attributes: Mapping[str, Any], kind: str, first: int) -> int:
+    number = first
+    while f"{kind}{number}" in attributes:
+        number += 1
+    return number - first

@@ -97,7 +97,7 @@ def slots_open(
         .remote(
             wanted.workers,
             wanted.recycle_after,
-            memory=str(folder / "ray" / f"{pool_name}.json"),
+            memory=str(folder / "ray" / pool_name),
             usage=str(usage_file(folder)),
         )
     )

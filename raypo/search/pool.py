@@ -1,7 +1,7 @@
 """The pool: one asynchronous actor that hands jobs to slots and outcomes back to trials.
 
 Slots pull: every rank of a slot asks for its next job and waits here, never inside a collective. A job that a dead
-worker group held is given out again, first in line. A restarted pool reads which group has which job from its file and
+worker group held is given out again, first in line. A restarted pool reads which group has which job from its files and
 learns the rest from the trials, which submit again.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from raypo.search.jobs import Job, Outcome, Pulse
-from raypo.search.slot_states import SlotState, recall, remember
+from raypo.search.slot_states import SlotState, forget, recall, remember, remember_closing
 from raypo.search.usage import Use, keep
 
 AFFINITY_S = 0.25
@@ -30,7 +30,7 @@ SETTLE_S = 5.0
 class SlotPool:
     """Queue, slots and waiting trials of one search.
 
-    `memory` is the file that a restarted pool goes on from, `usage` the record of what the slots use.
+    `memory` is the folder that a restarted pool goes on from, `usage` the file with the record of what the slots use.
     """
 
     def __init__(self, workers: int, recycle_after: int, memory: str, usage: str) -> None:
@@ -85,7 +85,7 @@ class SlotPool:
                 await self._lost(known.current, self._held_s(known))
             self._slots[slot] = SlotState(attempt)
         self._slots[slot].pids[rank] = (node, pid)
-        await self._tell()
+        await self._tell(slot)
 
     async def next_job(self, slot: str, attempt: str, index: int) -> Job | None:
         """The index-th job of this worker group, the same for every rank; None means leave the loop."""
@@ -99,7 +99,7 @@ class SlotPool:
                 job = self._choose(state)
                 if job is not None or self._closing or state.leaving or state.served >= self._recycle_after:
                     state.give(index, job, time.monotonic())
-                    self._remember()
+                    remember(self._memory, slot, state)
                     self._changed.notify_all()
                     return job
                 await self._wait()
@@ -140,7 +140,7 @@ class SlotPool:
             self._queue.appendleft(job)
         else:
             self._resolve(job, outcome)
-        await self._tell()
+        await self._tell(slot)
 
     async def failed(self, slot: str, attempt: str, rank: int, job: Job, error: str) -> bool:
         """A rank's job raised. True: all ranks raised, the slot may go on. False: the group must be rebuilt."""
@@ -162,7 +162,7 @@ class SlotPool:
                 self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=first, cost_s=spent_s))
             else:  # a dead or stuck rank makes the others raise: the group is at fault, not yet the job
                 await self._lost(job, spent_s, first)
-        await self._tell()
+        await self._tell(slot)
         return together
 
     async def gone(self, slot: str) -> None:
@@ -170,7 +170,7 @@ class SlotPool:
         state = self._slots.pop(slot, None)
         if state is not None and state.current is not None:
             await self._lost(state.current, self._held_s(state))
-        await self._tell()
+        await self._tell(slot)
 
     async def dead(self, nodes: Sequence[str]) -> None:
         """Nodes are gone; what a slot with a rank on them held goes on elsewhere, for it may never come back."""
@@ -190,7 +190,8 @@ class SlotPool:
         """Let every slot leave its loop once its present job is done, or `at_once` after a checkpoint."""
         self._closing = True
         self._leaving = at_once
-        await self._tell()
+        remember_closing(self._memory)
+        await self._notify()
 
     async def view(self) -> dict[str, dict[str, object]]:
         """What each slot is doing, for the live table."""
@@ -233,11 +234,12 @@ class SlotPool:
         if not future.done():
             future.set_result(replace(outcome, cost_s=outcome.cost_s + self._spent_s.pop(job.id, 0.0)))
 
-    def _remember(self) -> None:
-        remember(self._memory, self._slots, self._closing)
-
-    async def _tell(self) -> None:
-        self._remember()
+    async def _tell(self, slot: str) -> None:
+        """Write down what a slot is at, and let those who wait look again."""
+        if slot in self._slots:
+            remember(self._memory, slot, self._slots[slot])
+        else:
+            forget(self._memory, slot)
         await self._notify()
 
     async def _notify(self) -> None:

@@ -1,16 +1,18 @@
-"""What the pool knows of each slot, and a file that tells a restarted pool of it."""
+"""What the pool knows of each slot, and files that tell a restarted pool of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from raypo.search.jobs import Job, Pulse
 from raypo.search.usage import Use
+
+_CLOSING = "closing"
 
 
 @dataclass
@@ -41,42 +43,48 @@ class SlotState:
         self.reports = {}
 
 
-def remember(path: Path, slots: Mapping[str, SlotState], closing: bool) -> None:
-    """Write down which worker group has which job."""
+def remember(folder: Path, name: str, slot: SlotState) -> None:
+    """Write down which worker group of a slot has which job; a file for each slot, for there may be many of them."""
     content = {
-        name: {
-            "attempt": slot.attempt,
-            "jobs": {index: job and dataclasses.asdict(job) for index, job in slot.jobs.items()},
-            "current": slot.current and dataclasses.asdict(slot.current),
-            "served": slot.served,
-            "pids": slot.pids,
-        }
-        for name, slot in slots.items()
+        "attempt": slot.attempt,
+        "jobs": {index: job and dataclasses.asdict(job) for index, job in slot.jobs.items()},
+        "current": slot.current and dataclasses.asdict(slot.current),
+        "served": slot.served,
+        "pids": slot.pids,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps({"closing": closing, "slots": content}), encoding="utf-8")
-    os.replace(part, path)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{name}.part"
+    part.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(part, folder / f"{name}.json")
 
 
-def recall(path: Path, now: float) -> tuple[dict[str, SlotState], bool]:
+def forget(folder: Path, name: str) -> None:
+    """A slot has no worker group any more."""
+    (folder / f"{name}.json").unlink(missing_ok=True)
+
+
+def remember_closing(folder: Path) -> None:
+    """The pool gives out nothing any more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _CLOSING).touch()
+
+
+def recall(folder: Path, now: float) -> tuple[dict[str, SlotState], bool]:
     """(slots, whether the pool was closing) as last written down; nothing where no pool ran before."""
-    if not path.exists():
-        return {}, False
-    found = json.loads(path.read_text(encoding="utf-8"))
-    slots = {
-        name: SlotState(
-            attempt=slot["attempt"],
-            jobs={int(index): _job(job) for index, job in slot["jobs"].items()},
-            current=_job(slot["current"]),
-            since=now,
-            served=slot["served"],
-            pids={int(rank): (node, pid) for rank, (node, pid) in slot["pids"].items()},
-        )
-        for name, slot in found["slots"].items()
-    }
-    return slots, bool(found["closing"])
+    slots = {path.stem: _slot(json.loads(path.read_text(encoding="utf-8")), now) for path in folder.glob("*.json")}
+    return slots, (folder / _CLOSING).exists()
 
 
-def _job(content: dict[str, object] | None) -> Job | None:
-    return None if content is None else Job(**content)  # type: ignore[arg-type]
+def _slot(content: dict[str, Any], now: float) -> SlotState:
+    return SlotState(
+        attempt=content["attempt"],
+        jobs={int(index): _job(job) for index, job in content["jobs"].items()},
+        current=_job(content["current"]),
+        since=now,
+        served=content["served"],
+        pids={int(rank): (node, pid) for rank, (node, pid) in content["pids"].items()},
+    )
+
+
+def _job(content: dict[str, Any] | None) -> Job | None:
+    return None if content is None else Job(**content)

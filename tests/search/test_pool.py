@@ -23,7 +23,7 @@ def done(trial: str) -> Outcome:
 
 
 def new_pool(folder: Path, workers: int = 1, recycle_after: int = 100) -> SlotPool:
-    return SlotPool(workers, recycle_after, str(folder / "pool.json"), str(folder / "slots.jsonl"))
+    return SlotPool(workers, recycle_after, str(folder / "pool"), str(folder / "slots.jsonl"))
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
