@@ -79,11 +79,11 @@ class Timeline:
 
         `trial` gives a trial of the method by its number.
         """
-        going = [each for each in known.open if began(each) is not None]
-        now_open = {each.number for each in going}
-        for number in (self._open | set(range(self._count, known.count))) - now_open:
+        still_open = {each.number for each in known.open}
+        for number in (self._open | set(range(self._count, known.count))) - still_open:
             self._ended(trial(number))
-        self._open, self._count = now_open, known.count
+        self._open, self._count = still_open, known.count
+        going = [each for each in known.open if began(each) is not None]
         ends = heapq.nlargest(places, [*self._ends[-places:], *map(self._clock.end, going)])
         if len(ends) < places:
             return 0.0

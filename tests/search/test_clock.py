@@ -10,7 +10,13 @@ from raypo.search.rows import Known
 from raypo.study import build
 
 AT = (1 / 3, 2 / 3, 1.0)
-STATES = {"C": TrialState.COMPLETE, "P": TrialState.PRUNED, "F": TrialState.FAIL, "R": TrialState.RUNNING}
+STATES = {
+    "C": TrialState.COMPLETE,
+    "P": TrialState.PRUNED,
+    "F": TrialState.FAIL,
+    "R": TrialState.RUNNING,
+    "W": TrialState.WAITING,
+}
 
 
 def trial(number: int, letter: str, told: int, began: float | None = 0.0, **attributes: Any) -> FrozenTrial:
@@ -73,6 +79,13 @@ def test_a_timeline_goes_on_as_it_would_have_been_begun_anew() -> None:
         assert now is not None
         assert now == following(trials, places=3)
         trials.append(trial(number, "PCF"[number * number % 3], 1 + 2 * (number * number % 3 == 1), now))
+
+
+def test_an_enqueued_trial_that_began_and_ended_between_two_looks_counts() -> None:
+    timeline, enqueued = Timeline(Clock(AT)), trial(0, "W", 0, None)
+    assert timeline.next(1, Known([enqueued]), [enqueued].__getitem__) == 0.0
+    ended = [trial(0, "C", 3)]
+    assert timeline.next(1, Known(ended), ended.__getitem__) == 1.0
 
 
 def test_fewer_places_wait_until_as_few_go_on() -> None:
