@@ -11,7 +11,7 @@ from typing import Any
 
 INTERVAL = 2
 """Steps between two checkpoints of stubbed training."""
-EVALUATIONS = 3
+ENDED = ("finished", "pruned")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Faults:
 
 
 def finished(folder: Path) -> dict[str, float]:
-    """Trials that the ledger calls finished, and when their log was last written."""
-    done = [row for row in table(folder) if row["state"] == "finished"] if (folder / "search.json").exists() else []
+    """Trials that the ledger calls finished or pruned, and when their log was last written."""
+    done = [row for row in table(folder) if row["state"] in ENDED] if (folder / "search.json").exists() else []
     logs = {path.parent.name: path for path in folder.glob("trials/*/*") if path.name in ("work.log", "metrics.jsonl")}
     return {row["name"]: logs[row["name"]].stat().st_mtime for row in done}
 
@@ -65,11 +65,10 @@ def check(folder: Path, calm: Path, trials: int, ended_at: dict[str, float]) -> 
     """Compare a disturbed search with its undisturbed twin; `ended_at` is what `finished` said before the last kill."""
     rows, twin = table(folder), table(calm)
     reports = Counter(_reports(folder / "ledger.journal"))
-    wanted = {(row["name"], index) for row in rows for index in range(EVALUATIONS)}
     again = finished(folder)
     return Faults(
-        lost_trials=trials - sum(row["state"] == "finished" for row in rows),
-        lost_reports=len(wanted) - sum(len(row["evaluations"]) for row in rows),
+        lost_trials=trials - sum(row["state"] in ENDED for row in rows),
+        lost_reports=sum(len(row["evaluations"]) for row in twin) - sum(len(row["evaluations"]) for row in rows),
         double_reports=sum(count - 1 for count in reports.values()),
         finished_run_again=sum(again.get(name) != stamp for name, stamp in ended_at.items()),
         too_much_work_lost=sum(lost > INTERVAL for log in folder.glob("trials/*/work.log") for lost in _lost(log)),

@@ -50,7 +50,7 @@ def study_of(words: argparse.Namespace) -> Any:
         "resources": {**shape["resources"], **words.resources},
         "name": words.name,
         "storage": str(words.storage),
-        "search": {"trials": words.trials // 2, "sampler": "tpe", "pruner": "none", "seed": words.seed},
+        "search": {"trials": words.trials // 2, "sampler": "tpe", "pruner": "median", "seed": words.seed},
     }
     return build(content, words.name)
 
