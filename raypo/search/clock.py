@@ -3,7 +3,7 @@
 A search repeats exactly only if what a trial may see does not depend on real time. So each method counts in schedules:
 a trial takes as long as the part of its schedule that it was trained for, `places` trials go on side by side, and one
 begins when an earlier one ends. Its sampler, pruner and race see what was reported by then. On equal slots that is what
-any asynchronous search sees, and they hardly wait; a slot that is faster than the others may have to wait for them.
+any asynchronous search sees, and they wait for stragglers alone; one that is faster than the others waits for them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from raypo.study import Study
 
 BEGAN = "began"
 """The attribute of a trial that holds the time at which it began, in schedules."""
+_SAME = 1e-6
+"""Times that differ by less are one time, for sums of thirds are not exact."""
 
 
 def _alike(params: Mapping[str, Any]) -> float:  # noqa: ARG001
@@ -45,14 +47,16 @@ class Clock:
 
     def over(self, trial: FrozenTrial, now: float | None) -> bool:
         """Whether a trial had ended by then; without a time, whether it has."""
-        return trial.state.is_finished() and (now is None or began(trial) is None or self.end(trial) <= now)
+        return trial.state.is_finished() and (now is None or began(trial) is None or self.end(trial) <= now + _SAME)
 
     def seen(self, trial: FrozenTrial, now: float | None) -> FrozenTrial | None:
         """A trial as it was at a time; None where it had reported nothing. Without a time, as it is."""
         if now is None or self.over(trial, now):
             return trial
-        told = {step: value for step, value in trial.intermediate_values.items() if self._after(trial, step) <= now}
-        if not told or began(trial) is None:
+        told = {
+            step: value for step, value in trial.intermediate_values.items() if self._after(trial, step) <= now + _SAME
+        }
+        if not told:
             return None
         seen = copy.copy(trial)
         seen.state, seen.intermediate_values = TrialState.RUNNING, told
@@ -62,7 +66,7 @@ class Clock:
         """When a trial made its evaluation `step`, counted from 0; each further seed takes a schedule more."""
         further = step + 1 - len(self.at)
         schedules = 0.0 if step < 0 else self.at[step] if further <= 0 else 1.0 + further
-        return round((began(trial) or 0.0) + schedules * self.length(trial.params), 6)  # so that equal times are equal
+        return (began(trial) or 0.0) + schedules * self.length(trial.params)
 
 
 class Timeline:
@@ -83,11 +87,12 @@ class Timeline:
         for number in (self._open | set(range(self._count, known.count))) - still_open:
             self._ended(trial(number))
         self._open, self._count = still_open, known.count
-        going = [each for each in known.open if began(each) is not None]
+        # A crash may have come between an enqueued trial's time and its opening.
+        going = [each for each in known.open if began(each) is not None and each.state != TrialState.WAITING]
         ends = heapq.nlargest(places, [*self._ends[-places:], *map(self._clock.end, going)])
         if len(ends) < places:
             return 0.0
-        certain = all(self._clock.end(each) > ends[-1] for each in going if not _paused(each))
+        certain = all(self._clock.end(each) > ends[-1] + _SAME for each in going if not _paused(each))
         return ends[-1] if certain else None
 
     def _ended(self, trial: FrozenTrial) -> None:
@@ -96,7 +101,7 @@ class Timeline:
 
 
 def began(trial: FrozenTrial) -> float | None:
-    """When a trial began; None for one that was taken over or goes on after its end, which everybody sees."""
+    """When a trial began; None for one that was taken over or goes on after its end, whose values everybody sees."""
     return trial.user_attrs.get(BEGAN)
 
 
@@ -122,8 +127,7 @@ def _paused(trial: FrozenTrial) -> bool:
 
 def _reported(trial: FrozenTrial) -> int:
     """How many evaluations a trial has made, with those of further seeds."""
-    told = _count(trial.user_attrs, "evaluation:", 0) + _count(trial.user_attrs, "repeat:", 1)
-    return max(told, 0 if trial.last_step is None else trial.last_step + 1)
+    return _count(trial.user_attrs, "evaluation:", 0) + _count(trial.user_attrs, "repeat:", 1)
 
 
 def _count(attributes: Mapping[str, Any], kind: str, first: int) -> int:

@@ -17,7 +17,7 @@ from raypo.search.drawing import Drawing
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Ledger, Row
 from raypo.search.pruning import pruner_for, pruner_name
-from raypo.search.rivals import racing
+from raypo.search.rivals import before, racing
 from raypo.search.searches import SearchFolder
 from raypo.search.tune import FINISHED
 from raypo.study import Study
@@ -73,7 +73,7 @@ class LedgerConductor:
                 return FINISHED
             if self.halted:
                 return None
-            row = self._goes_on() or self._drawing.draw(self.position, self._shared)
+            row = self._goes_on() or self._drawing.draw(self.position)
             if row is None:
                 return None if self.open else FINISHED
             jobs = racing(self.study, self.ledger, row, repeats.jobs_of(self.study, self.job(row)))
@@ -152,15 +152,10 @@ class LedgerConductor:
         self._end(row, state, reason)
 
     @property
-    def _shared(self) -> dict[str, int | None]:
-        """The targets of the methods that are in the search."""
-        return {label: self.targets[label] for label in self.study.methods if label not in self.dropped}
-
-    @property
     def position(self) -> Position:
         """Where the search stands in its budget."""
         flights = [Flight(row.label, row.cost_s, self.job_s.get(row.name, 0.0)) for row in self.running.values()]
-        counts = {label: self._drawing.count(label) for label in self._shared}
+        counts = {label: self._drawing.count(label) for label in self.study.methods if label not in self.dropped}
         open_ = {label: count for label, count in counts.items() if count < (self.targets[label] or math.inf)}
         return Position(self.budget, self.accounts, tuple(flights), open_, self.wall_s)
 
@@ -183,8 +178,11 @@ class LedgerConductor:
         values = [e.get("objective", math.nan) for e in row.evaluations]
         if not values or math.isnan(values[-1]) or "replaces" in row.attributes:
             return False
+        trial = self.ledger.frozen(row)
+        if (trial.last_step or 0) >= len(row.evaluations):
+            return False  # a crash came between a value and its evaluation, which is told again
         pruner = pruner_for(self.study, self.ledger, row.label, self.search.path)
-        if not pruner.prune(self.ledger.study(row.label), self.ledger.frozen(row)):
+        if not pruner.prune(self.ledger.study(row.label), trial):
             return False
         name, fraction = pruner_name(self.study), row.evaluations[-1]["fraction"]
         self._end(row, "pruned", f"{name} at {fraction:.0%}")
@@ -197,7 +195,7 @@ class LedgerConductor:
         if self.study.search.repeats.seeds == 1:
             return False
         if "repeated" not in row.attributes:
-            others = self.ledger.rows(row.label) if self.study.search.repeats.promising_only else []
+            others = before(self.study, self.ledger, row) if self.study.search.repeats.promising_only else []
             row = self.ledger.note(row, "repeated", repeats.wanted(self.study, row, others))
         return bool(row.attributes["repeated"])
 

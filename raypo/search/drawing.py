@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from functools import partial
 
 from optuna.trial import FrozenTrial
@@ -40,15 +38,12 @@ class Drawing:
         """Trials of a method that were drawn."""
         return self._ledger.known(label).drawn
 
-    def draw(self, position: Position, targets: Mapping[str, int | None]) -> Row | None:
-        """The next trial, or None where none may begin or it has to wait for results.
-
-        `targets` are the methods that go on and how many trials each gets: they share the slots.
-        """
+    def draw(self, position: Position) -> Row | None:
+        """The next trial, or None where none may begin or it has to wait for results."""
         for label in self._asked_for(position.order()):
             if position.lead(label) > self._concurrent or not position.may_start(label):
                 continue  # one that has to wait for results must not be left far behind
-            now = self._begins(label, targets)
+            now = self._begins(label)
             if now is None and self._looks:
                 continue
             number = self._ledger.known(label).next_number
@@ -59,16 +54,17 @@ class Drawing:
     @property
     def _looks(self) -> bool:
         """Whether anything that is decided about a trial depends on what others found."""
-        blind = self._study.search.sampler in ("random", "grid")
-        return not blind or pruner_name(self._study) != "none" or self._study.objective.racing
+        wanted = self._study.search
+        blind = wanted.sampler in ("random", "grid")
+        compared = pruner_name(self._study) != "none" or self._study.objective.racing
+        return not blind or compared or wanted.repeats.promising_only
 
-    def _begins(self, label: str, targets: Mapping[str, int | None]) -> float | None:
+    def _begins(self, label: str) -> float | None:
         """When the next trial of a method begins, by its clock; None while that cannot be told or does not matter."""
         if not self._looks:
             return None
-        known = self._ledger.known(label)
-        sharing = sum(target is None or target > known.drawn for target in targets.values())
-        places = math.ceil(self._study.resources.slots / max(1, sharing))
+        # All slots, though methods share them: one whose trials take longer needs more than its share to keep up.
+        places, known = self._study.resources.slots, self._ledger.known(label)
         return self._timelines[label].next(places, known, partial(self._ledger.trial, label))
 
     def _asked_for(self, order: list[str]) -> list[str]:

@@ -91,7 +91,7 @@ class RungPruner(BasePruner):
         self.clock = clock
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether to stop `trial` at its last reported step; asked again, the answer changes only as others report."""
+        """Whether to stop `trial` at its last reported step; where its time is known, whenever that is asked."""
         if len(study.directions) > 1:
             raise StudyError(f"search.pruner: compares one objective, got {len(study.directions)}; set it to none")
         step = trial.last_step

@@ -34,7 +34,8 @@ def jobs_of(study: Study, job: Job) -> list[Job]:
 def wanted(study: Study, row: Row, others: Iterable[Row]) -> bool:
     """Whether a trial that has finished its schedule is trained with further seeds.
 
-    With `promising_only` that is so where it would lead its method, so that whichever wins is an average.
+    With `promising_only` that is so where it would lead the `others` of its method, those that had ended when it began,
+    so that whichever wins is an average.
     """
     repeats = study.search.repeats
     if repeats.seeds == 1 or not repeats.promising_only:

@@ -26,10 +26,15 @@ def racing(study: Study, ledger: Ledger, row: Row, jobs: Sequence[Job]) -> list[
     """
     if not study.objective.racing:
         return list(jobs)
-    clock, now = clock_of(study, row.label), began(ledger.frozen(row))
-    ended = [other for other in ledger.rows(row.label) if other.state == "finished" and other.name != row.name]
-    seen = [other for other in ended if clock.over(ledger.frozen(other), now)]
+    seen = before(study, ledger, row)
     return [replace(job, rival=_best(seen, index)) for index, job in enumerate(jobs)]
+
+
+def before(study: Study, ledger: Ledger, row: Row) -> list[Row]:
+    """The finished trials of a trial's method that had ended when it began."""
+    clock, now = clock_of(study, row.label), began(ledger.frozen(row))
+    finished = [other for other in ledger.rows(row.label) if other.state == "finished" and other.name != row.name]
+    return [other for other in finished if clock.over(ledger.frozen(other), now)]
 
 
 def scores_of(search: WorkingCopy, job: Job, prompts: int) -> Array | None:

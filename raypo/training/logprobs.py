@@ -80,15 +80,13 @@ class _TokenLogps(torch.autograd.Function):
             top = logits.amax(-1)
             logits = logits.sub_(top[:, None])
             label = logits.gather(1, targets[chunk, None]).squeeze(1)
-            if bias is not None:
-                logits.clamp_(min=-1e4)  # excluded tokens (-inf) have no mass; finite, 0 * log 0 stays 0
             p = logits.exp() if ctx.needs_input_grad[0] else logits.exp_()
             mass = p.sum(-1)
             parts.append(label - mass.log())
             tops.append(top)
             masses.append(mass)
             if ctx.needs_input_grad[0]:
-                spreads.append(_spread(logits, top, p, mass))
+                spreads.append(_spread(logits, top, p, mass, bias is not None))
                 if shape.softcap is None and sum(map(Tensor.numel, kept)) + p.numel() <= KEPT_ELEMENTS:
                     kept.append(p)
         ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(tops), torch.cat(masses))
@@ -149,12 +147,16 @@ def product(d_logits: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
     return (d_logits @ other.to(d_logits.dtype)).to(dtype)
 
 
-def _spread(logits: Tensor, top: Tensor, p: Tensor, mass: Tensor) -> Tensor:
+def _spread(logits: Tensor, top: Tensor, p: Tensor, mass: Tensor, excluding: bool) -> Tensor:
     """[2, n] mean logit over the vocabulary and entropy (nats).
 
-    `logits` [n, V] less their largest `top` [n], `p` [n, V] their exponentials, `mass` [n] the sum of these.
+    `logits` [n, V] less their largest `top` [n], `p` [n, V] their exponentials, `mass` [n] the sum of these;
+    `excluding`: whether tokens may be excluded (-inf). Overwrites `logits`.
     """
-    return torch.stack([logits.mean(-1) + top, mass.log() - torch.linalg.vecdot(p, logits) / mass])
+    mean = logits.mean(-1) + top
+    if excluding:
+        logits.clamp_(min=-1e4)  # finite, so that 0 * log 0 stays 0
+    return torch.stack([mean, mass.log() - torch.linalg.vecdot(p, logits) / mass])
 
 
 def logps_of_targets(hidden: Tensor, head: nn.Linear, targets: Tensor, shape: HeadShape) -> Tensor:

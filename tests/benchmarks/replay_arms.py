@@ -97,6 +97,7 @@ class Raypo(Arm):
 
     def stops(self, run: Run, step: int) -> bool:
         run.handle.report(run.values[step], self.steps.index(step))
+        run.handle.set_user_attr(f"evaluation:{self.steps.index(step)}", {})
         if step == self.problem.horizon:
             self.study.tell(run.handle, run.values[step])
             return True
