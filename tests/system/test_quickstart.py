@@ -187,8 +187,7 @@ def test_an_object_store_is_enough_to_go_on_from_an_empty_machine(
     try:
         _wait(lambda: len(list(mirror.glob("trials/*/evaluations/1.000000.json"))) >= 1, process)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        _lose_machine(process)
     shutil.rmtree(tmp_path / "first", ignore_errors=True)
     told = subprocess.run(
         command("resume", "moved", "--json"),
@@ -246,6 +245,16 @@ def test_more_workers_than_the_cluster_has_is_said_at_once(storage: Path) -> Non
 
 def _logged(folder: Path) -> int:
     return sum(len(log.read_text().splitlines()) for log in folder.glob("trials/*/metrics.jsonl"))
+
+
+def _lose_machine(process: subprocess.Popen[Any]) -> None:
+    """End a driver and all that it started, at once: a worker that outlived it would go on writing to the bucket."""
+    everything = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in everything:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+    psutil.wait_procs(everything, timeout=30)
 
 
 def _wait(until: Any, process: subprocess.Popen[Any]) -> None:
