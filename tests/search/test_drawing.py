@@ -135,3 +135,40 @@ def test_a_parallel_search_repeats_whichever_slot_is_faster(
     states = [state for _, state, *_ in tables[0]]
     assert len(states) == 20 * len(labels)
     assert {"finished", "pruned", "diverged"} <= set(states)
+
+
+def searching(storage: Path, **search: Any) -> LedgerConductor:
+    content = {
+        **played.STUDY,
+        "storage": str(storage),
+        "search": {"trials": 20, "pruner": "none", **search},
+        "resources": {"slots": 3},
+    }
+    folder = create(build(content, "places"))
+    return LedgerConductor(
+        folder.study(),
+        folder.ledger,
+        search=folder,
+        pool="",
+        namespace="",
+        concurrent=6,
+        targets=folder.settings["targets"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("search", "drawn"),
+    [
+        ({"sampler": "tpe"}, 6),
+        ({"sampler": "random", "pruner": "median"}, 6),
+        ({"sampler": "random", "repeats": {"seeds": 2, "promising_only": True}}, 6),
+        ({"sampler": "random"}, 40),
+    ],
+)
+def test_each_method_fills_the_slots_and_waits_only_where_somebody_looks(
+    tmp_path: Path, search: dict[str, Any], drawn: int
+) -> None:
+    """Three slots, two methods, nothing has ended yet."""
+    conductor = searching(tmp_path, **search)
+    begun = [conductor.next(f"t{number}") for number in range(50)]
+    assert sum(isinstance(config, dict) for config in begun) == drawn

@@ -14,6 +14,7 @@ from raypo.search.ledger import Ledger
 from raypo.search.repeats import jobs_of
 from raypo.search.rivals import racing
 from raypo.search.samplers import make_sampler
+from raypo.search.searches import create
 from raypo.study import Study, build
 
 SPACE = {"beta": optuna.distributions.FloatDistribution(0.01, 1.0)}
@@ -53,3 +54,15 @@ def test_the_first_has_no_rival_and_without_racing_nobody_has(study: Study, tmp_
     later = ledger.ask("dpo", make_sampler("random", 0, SPACE), 0, 1.0)
     calm = study.model_copy(update={"objective": study.objective.model_copy(update={"racing": False})})
     assert {job.rival for job in racing(calm, ledger, later, jobs)} == {None}
+
+
+def test_jobs_reach_the_slots_with_their_rival(study: Study) -> None:
+    search = study.model_copy(update={"search": study.search.model_copy(update={"trials": 2})})
+    run = played.Played(create(search)).run()
+    rivals = {(job.trial, job.until): job.rival for job in run.jobs if job.label == "ipo"}
+    assert rivals == {
+        ("ipo-0000", 0.5): None,
+        ("ipo-0000", 1.0): None,
+        ("ipo-0001", 0.5): "ipo-0000",
+        ("ipo-0001", 1.0): "ipo-0000",
+    }
