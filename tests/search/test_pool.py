@@ -223,6 +223,19 @@ def test_a_failure_of_all_ranks_leaves_the_slot_alive_and_one_of_few_does_not(
     run(story())
 
 
+def test_a_restarted_pool_knows_which_slot_is_gone_and_that_it_was_closing(tmp_path: Path) -> None:
+    async def story() -> None:
+        before = new_pool(tmp_path)
+        for slot in ("slot-0", "slot-1"):
+            await before.enter(slot, "a", 0, "node", 1)
+        await before.gone("slot-0")
+        assert set(await new_pool(tmp_path).view()) == {"slot-1"}
+        await before.close()
+        assert await soon(new_pool(tmp_path).next_job("slot-1", "a", 0)) is None
+
+    run(story())
+
+
 def test_a_restarted_pool_gives_nobody_a_job_that_another_slot_has(tmp_path: Path) -> None:
     async def story() -> None:
         before = new_pool(tmp_path)

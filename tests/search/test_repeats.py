@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from played import Played, new, value_of
+from played import Played, new, study_in, value_of
 
 from raypo.evaluation.completions import append
 from raypo.evaluation.judges import Verdict
@@ -72,6 +72,26 @@ def test_only_what_would_lead_is_repeated(tmp_path: Path) -> None:
             best = max(best, row.evaluations[-1]["objective"])
         winner = max(rows, key=lambda row: row.evaluations[-1]["objective"])
         assert "average" in winner.attributes, "whoever wins is an average"
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_who_is_repeated_does_not_depend_on_which_slot_was_faster(tmp_path: Path, first: str) -> None:
+    """Two that began together are both repeated, though the one that ends later may be worse."""
+    study = study_in(tmp_path, repeats={"seeds": 2, "promising_only": True}, trials=2)
+    resources = study.resources.model_copy(update={"slots": 2})
+    search = searches.create(
+        study.model_copy(update={"resources": resources, "methods": {"dpo": study.methods["dpo"]}})
+    )
+    conductor = Played(search).conductor
+    configs = {trial_id: conductor.next(trial_id) for trial_id in ("a", "b")}
+    for trial_id in sorted(configs, key=lambda name: name != first):
+        for rung, config in enumerate(configs[trial_id]["jobs"]):
+            job = Job(**config)
+            figures = dict.fromkeys(("objective", "win_rate", "ci_low", "ci_high"), value_of(job))
+            begun = Outcome(job.trial, "running", job.until, 5, figures, 1.0)
+            conductor.heard(trial_id, rung, judged(search.path, job) or begun)
+    assert [row.attributes["repeated"] for row in search.ledger.rows("dpo")] == [True, True]
+    assert {row.state for row in search.ledger.rows("dpo")} == {"finished"}
 
 
 def test_an_interrupted_trial_goes_on_with_the_seed_that_is_missing(tmp_path: Path) -> None:
