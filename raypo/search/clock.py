@@ -2,8 +2,10 @@
 
 A search repeats exactly only if what a trial may see does not depend on real time. So each method counts in schedules:
 a trial takes as long as the part of its schedule that it was trained for, `places` trials go on side by side, and one
-begins when an earlier one ends. Its sampler, pruner and race see what was reported by then. On equal slots that is what
-any asynchronous search sees, and they wait for stragglers alone; one that is faster than the others waits for them.
+begins when an earlier one ends. Its sampler, pruner and race see what was reported by then; only the first ones, which
+begin together and would see nobody, are compared by the pruner with those drawn before them, at the same time of the
+clock. On equal slots that is what any asynchronous search sees, and they wait for stragglers alone; one that is faster
+than the others waits for them.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import bisect
 import copy
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +34,14 @@ def _alike(params: Mapping[str, Any]) -> float:  # noqa: ARG001
 
 @dataclass(frozen=True)
 class Clock:
-    """Reads the times of trials, whose evaluations come at the fractions `at` of a schedule `length(params)` long."""
+    """Reads the times of trials, whose evaluations come at the fractions `at` of a schedule `length(params)` long.
+
+    At the evaluations `rungs`, by their indices, a trial may end for what others had there.
+    """
 
     at: tuple[float, ...] = (1.0,)
     length: Callable[[Mapping[str, Any]], float] = _alike
+    rungs: tuple[int, ...] = ()
 
     def end(self, trial: FrozenTrial) -> float:
         """When a trial ended, or for one that goes on, the earliest that it can."""
@@ -43,7 +49,16 @@ class Clock:
         if trial.state == TrialState.COMPLETE:
             done = max(done, len(self.at))
         ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or _paused(trial)
-        return self._after(trial, done - 1 if ended else done)
+        return self.told(trial, done - 1 if ended else done)
+
+    def undecided(self, trial: FrozenTrial, open_: Iterable[FrozenTrial]) -> bool:
+        """Whether one of the first trials waits at a rung for what those drawn before it report by the same time."""
+        step = _reported(trial) - 1
+        if step not in self.rungs or not among_first(trial) or _paused(trial):
+            return False
+        now = self.told(trial, step) + _SAME
+        earlier = [other for other in open_ if other.number < trial.number and _begun(other) and not _paused(other)]
+        return any(self.end(other) <= now for other in earlier)
 
     def over(self, trial: FrozenTrial, now: float | None) -> bool:
         """Whether a trial had ended by then; without a time, whether it has."""
@@ -54,7 +69,7 @@ class Clock:
         if now is None or self.over(trial, now):
             return trial
         told = {
-            step: value for step, value in trial.intermediate_values.items() if self._after(trial, step) <= now + _SAME
+            step: value for step, value in trial.intermediate_values.items() if self.told(trial, step) <= now + _SAME
         }
         if not told:
             return None
@@ -62,7 +77,7 @@ class Clock:
         seen.state, seen.intermediate_values = TrialState.RUNNING, told
         return seen
 
-    def _after(self, trial: FrozenTrial, step: int) -> float:
+    def told(self, trial: FrozenTrial, step: int) -> float:
         """When a trial made its evaluation `step`, counted from 0; each further seed takes a schedule more."""
         further = step + 1 - len(self.at)
         schedules = 0.0 if step < 0 else self.at[step] if further <= 0 else 1.0 + further
@@ -87,11 +102,11 @@ class Timeline:
         for number in (self._open | set(range(self._count, known.count))) - still_open:
             self._ended(trial(number))
         self._open, self._count = still_open, known.count
-        # A crash may have come between an enqueued trial's time and its opening.
-        going = [each for each in known.open if began(each) is not None and each.state != TrialState.WAITING]
+        going = list(filter(_begun, known.open))
         ends = heapq.nlargest(places, [*self._ends[-places:], *map(self._clock.end, going)])
         if len(ends) < places:
             return 0.0
+        # Of one that waits for a decision nothing is certain either, for what it waits for could end before it.
         certain = all(self._clock.end(each) > ends[-1] + _SAME for each in going if not _paused(each))
         return ends[-1] if certain else None
 
@@ -105,11 +120,16 @@ def began(trial: FrozenTrial) -> float | None:
     return trial.user_attrs.get(BEGAN)
 
 
-def clock_of(study: Study, label: str) -> Clock:
-    """The clock of a method: where epochs, steps or the share of the data are searched, schedules differ in length."""
-    fixed, at = study.fixed(label), tuple(study.objective.at)
+def among_first(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of those that a method began with."""
+    return (time := began(trial)) is not None and time <= _SAME
+
+
+def length_of(study: Study, label: str) -> Callable[[Mapping[str, Any]], float]:
+    """How long a method's schedules are: where epochs, steps or the share of the data are searched, they differ."""
+    fixed = study.fixed(label)
     if not study.space(label).keys() & {"steps", "batch_size", "epochs", "data.fraction"}:
-        return Clock(at)
+        return _alike
 
     def length(params: Mapping[str, Any]) -> float:
         point = {**fixed, **params}
@@ -117,7 +137,12 @@ def clock_of(study: Study, label: str) -> Clock:
             return float(point["steps"]) * float(point["batch_size"])
         return float(point.get("epochs", 1)) * float(point.get("data.fraction", 1))
 
-    return Clock(at, length)
+    return length
+
+
+def _begun(trial: FrozenTrial) -> bool:
+    """Whether an open trial has its place; a crash may come between an enqueued trial's time and its opening."""
+    return began(trial) is not None and trial.state != TrialState.WAITING
 
 
 def _paused(trial: FrozenTrial) -> bool:

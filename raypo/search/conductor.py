@@ -16,7 +16,7 @@ from raypo.search.budget import Accounts, Budget, Flight, Position
 from raypo.search.drawing import Drawing
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Ledger, Row
-from raypo.search.pruning import pruner_for, pruner_name
+from raypo.search.pruning import clock_of, pruner_for, pruner_name
 from raypo.search.rivals import before, racing
 from raypo.search.searches import SearchFolder
 from raypo.search.tune import FINISHED
@@ -121,6 +121,9 @@ class LedgerConductor:
             if outcome.state == "finished":
                 self._end(row, "finished")
                 return False
+            if self._undecided(row):
+                self.unfinished.append(row)  # its place on the slot is free until what it waits for is told
+                return False
             return not self._prunes(row)
 
     def left(self, trial_id: str, *, error: bool) -> None:
@@ -154,7 +157,8 @@ class LedgerConductor:
     @property
     def position(self) -> Position:
         """Where the search stands in its budget."""
-        flights = [Flight(row.label, row.cost_s, self.job_s.get(row.name, 0.0)) for row in self.running.values()]
+        under_way = {row.name: row for row in [*self.unfinished, *self.running.values()]}.values()
+        flights = [Flight(row.label, row.cost_s, self.job_s.get(row.name, 0.0)) for row in under_way]
         counts = {label: self._drawing.count(label) for label in self.study.methods if label not in self.dropped}
         open_ = {label: count for label, count in counts.items() if count < (self.targets[label] or math.inf)}
         return Position(self.budget, self.accounts, tuple(flights), open_, self.wall_s)
@@ -162,7 +166,7 @@ class LedgerConductor:
     def _goes_on(self) -> Row | None:
         """A trial that was begun and waits to go on; a slot may still have to let go of it."""
         for row in self.unfinished:
-            if self.cancelled.isdisjoint(repeats.names(self.study, row.name)):
+            if self.cancelled.isdisjoint(repeats.names(self.study, row.name)) and not self._undecided(row):
                 self.unfinished.remove(row)
                 return self.ledger.row(row.name)
         return None
@@ -172,6 +176,11 @@ class LedgerConductor:
         """Whether trials run, wait to go on, or are still to be drawn."""
         position = self.position
         return bool(self.running or self.unfinished) or any(position.may_start(label) for label in position.counts)
+
+    def _undecided(self, row: Row) -> bool:
+        """Whether the pruner has to know first what trials drawn earlier report."""
+        going = self.ledger.known(row.label).open
+        return clock_of(self.study, row.label).undecided(self.ledger.frozen(row), going)
 
     def _prunes(self, row: Row) -> bool:
         """Ask the pruner about a trial's newest evaluation, after a crash again, and end the trial if it says so."""

@@ -7,10 +7,10 @@ from functools import partial
 from optuna.trial import FrozenTrial
 
 from raypo.search.budget import Position
-from raypo.search.clock import Timeline, clock_of
+from raypo.search.clock import Timeline
 from raypo.search.constraints import Rules, parse_rules
 from raypo.search.ledger import Ledger, Row
-from raypo.search.pruning import pruner_name
+from raypo.search.pruning import clock_of, pruner_name
 from raypo.search.samplers import RepeatableSampler, make_sampler, seed_of
 from raypo.study import Study
 

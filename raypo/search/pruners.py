@@ -5,6 +5,7 @@ equal fractions of the schedule. Nothing is decided before the first rung, one t
 learning rate looks good early and collapses late. Successive halving alone uses an evaluation before it, once that has
 foretold how trials went on. Every decision is a function of the reported values alone, keeps no state, and never
 waits. With a `clock` it looks at what was reported when the trial began, so that a pruned search too repeats exactly.
+The first trials, which began together and saw nobody, are compared with those drawn before them, at the same time.
 
 Optuna's own pruners differ in ways that matter here: successive halving writes to the storage while deciding and
 spaces its rungs by powers, the median pruner credits a collapsed trial with its best past value, and Wilcoxon takes
@@ -26,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
 from raypo.errors import StudyError
-from raypo.search.clock import Clock, began
+from raypo.search.clock import Clock, among_first, began
 from raypo.search.rows import replaced_by
 from raypo.search.samplers import label_of
 
@@ -35,10 +36,18 @@ PRUNERS = ("none", "successive_halving", "hyperband", "median", "wilcoxon")
 PromptScores = Callable[[int, int], Mapping[str, float]]
 """Scores per prompt id of one trial (by number) at one evaluation (by index); nan where there is no verdict."""
 
-_MEDIAN_RIVALS = 4  # a median of fewer says little
 _FORETOLD_TRIALS = 4
 _FORETOLD_PAIRS = 0.8  # share of their pairs that kept their order
 _FEWEST_PROMPTS = 10  # below it the signed-rank test can hardly reach its threshold
+
+
+def rungs_of(at: Sequence[float], first: float = 1 / 3) -> tuple[int, ...]:
+    """Indices of the evaluations, at the fractions `at`, that may end a trial: from the fraction `first` on.
+
+    >>> rungs_of([1 / 9, 1 / 3, 2 / 3, 1])
+    (1, 2)
+    """
+    return tuple(index for index, fraction in enumerate(at) if first - 1e-3 <= fraction < 1)
 
 
 def make_pruner(
@@ -66,7 +75,7 @@ def make_pruner(
         raise StudyError(f"search.pruner: no pruner {name!r}.{meant} There are {', '.join(PRUNERS)}")
     if name == "none":
         return NopPruner()
-    rungs = tuple(index for index, fraction in enumerate(at) if first - 1e-3 <= fraction < 1)
+    rungs = rungs_of(at, first)
     if not rungs:
         raise StudyError(
             f"search.pruner: {name} decides between {first:.3g} and 1 of the schedule, got evaluations at {list(at)}; "
@@ -107,11 +116,14 @@ class RungPruner(BasePruner):
         """Whether `trial` may go on from `step`, seen against `others`."""
 
     def _standard(self, others: Sequence[FrozenTrial], trial: FrozenTrial) -> list[FrozenTrial]:
-        """The others as they were when the trial began.
+        """The others as they were when the trial began; for one of the first, those before it as they are by now.
 
         Failed and diverged ones set no standard: what they had before is not worth chasing.
         """
-        seen = [self.clock.seen(other, began(trial)) for other in others]
+        step, now = trial.last_step, began(trial)
+        if step in self.clock.rungs and among_first(trial):
+            others, now = [other for other in others if other.number < trial.number], self.clock.told(trial, step)
+        seen = [self.clock.seen(other, now) for other in others]
         return [other for other in seen if other is not None and other.state != TrialState.FAIL]
 
 
@@ -159,11 +171,11 @@ class HalvingPruner(RungPruner):
 
 
 class MedianPruner(RungPruner):
-    """Ends a trial that is below the median of the others at the same step, once four have been there."""
+    """Ends a trial that is below the median of the others at the same step, be it a single one."""
 
     def keeps_up(self, study: optuna.Study, trial: FrozenTrial, step: int, others: Sequence[FrozenTrial]) -> bool:
         rivals = [_merit(study, other, step) for other in others if step in other.intermediate_values]
-        return len(rivals) < _MEDIAN_RIVALS or _merit(study, trial, step) >= median(rivals)
+        return not rivals or _merit(study, trial, step) >= median(rivals)
 
 
 class WilcoxonPruner(RungPruner):

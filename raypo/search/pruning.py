@@ -10,10 +10,10 @@ from pathlib import Path
 from optuna.pruners import BasePruner
 
 from raypo.evaluation.completions import read
-from raypo.search.clock import clock_of
+from raypo.search.clock import Clock, length_of
 from raypo.search.folders import trial_folder
 from raypo.search.ledger import Ledger
-from raypo.search.pruners import make_pruner
+from raypo.search.pruners import make_pruner, rungs_of
 from raypo.study import Study
 
 
@@ -21,6 +21,12 @@ def pruner_name(study: Study) -> str:
     """The study's pruner; without a choice median, where there is one objective and a point to decide at."""
     decides = study.objective.pareto is None and any(1 / 3 - 1e-3 <= fraction < 1 for fraction in study.objective.at)
     return study.search.pruner or ("median" if decides else "none")
+
+
+def clock_of(study: Study, label: str) -> Clock:
+    """The clock of a method."""
+    at = tuple(study.objective.at)
+    return Clock(at, length_of(study, label), () if pruner_name(study) == "none" else rungs_of(at))
 
 
 def pruner_for(study: Study, ledger: Ledger, label: str, folder: Path) -> BasePruner:

@@ -9,10 +9,11 @@ import numpy as np
 
 from raypo.evaluation.completions import read
 from raypo.evaluation.win_rate import Array
-from raypo.search.clock import began, clock_of
+from raypo.search.clock import began
 from raypo.search.folders import trial_folder
 from raypo.search.jobs import Job
 from raypo.search.ledger import Ledger
+from raypo.search.pruning import clock_of
 from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row
 from raypo.study import Study

@@ -2,9 +2,10 @@
 
 Optuna's samplers carry random state and look at whatever has finished by now, so a killed search that goes on draws
 other points than an undisturbed one. Here the suggestion for trial n is computed from `(seed, study name, n)` and from
-the trials that had ended when it began, by the method's clock; the others count only by the hyperparameters they
-occupy (constant liar), finished or not. So a parallel search repeats exactly. A failed or diverged trial has no value,
-but it occupies its place too: TPE keeps away from where training blew up.
+what had been reported when it began, by the method's clock: ended trials, and for TPE those at work with the value they
+had by then. The others count only by the hyperparameters they occupy (constant liar), finished or not. So a parallel
+search repeats exactly. A failed or diverged trial has no value, but it occupies its place too: TPE keeps away from
+where training blew up.
 """
 
 import difflib
@@ -26,7 +27,7 @@ from raypo.search.constraints import Rules
 from raypo.search.grid import cell_key, grid_cells
 from raypo.search.results import Value
 from raypo.search.rows import Known, replaced_by
-from raypo.search.view import Space, View, draw, finished, fits, occupied
+from raypo.search.view import Space, View, draw, finished, fits, occupied, so_far
 
 SAMPLERS = ("tpe", "gp", "cmaes", "random", "grid", "nsga2")
 
@@ -143,7 +144,7 @@ class RepeatableSampler(BaseSampler):
         earlier = [] if self._blind else sorted((t for t in trials if t.number < number), key=lambda t: t.number)
         if self.name == "grid":
             return self._next_cell(earlier)
-        for point in self._points(number, self._shown(earlier, now), study_name, directions):
+        for point in self._points(number, self._shown(earlier, directions, now), study_name, directions):
             values = self.rules.active({**point, **(given or {})})
             if self.rules.allows(values):
                 return values
@@ -229,15 +230,23 @@ class RepeatableSampler(BaseSampler):
                 return NSGAIISampler(seed=seed, population_size=_POPULATION)
         return RandomSampler(seed=seed)
 
-    def _shown(self, earlier: Sequence[FrozenTrial], now: float | None) -> list[FrozenTrial]:
+    def _shown(
+        self, earlier: Sequence[FrozenTrial], directions: Sequence[StudyDirection], now: float | None
+    ) -> list[FrozenTrial]:
         """The earlier trials as one that begins `now` may see them: with their values, or as mere places."""
         shown = []
         replaced = replaced_by(earlier)
+        by_parts = self.name == "tpe" and len(directions) == 1  # only there a value on the way has a rank
         for trial in earlier:
             if trial.number in replaced or not trial.params or not fits(trial.params, self.space):
                 continue
-            visible = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and self.clock.over(trial, now)
-            shown.append(finished(trial, self.space) if visible else occupied(trial.params, self.space, trial.number))
+            seen = self.clock.seen(trial, now)
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and self.clock.over(trial, now):
+                shown.append(finished(trial, self.space))
+            elif by_parts and seen is not None and seen.state == TrialState.RUNNING and seen.intermediate_values:
+                shown.append(so_far(seen, self.space))
+            else:
+                shown.append(occupied(trial.params, self.space, trial.number))
         if self.name == "nsga2":
             # One generation of all finished trials: the parents are then the best of the whole search, found without
             # the walk back through every generation that Optuna makes where it finds no notes of its own.

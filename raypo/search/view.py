@@ -60,6 +60,13 @@ def finished(trial: FrozenTrial, space: Space) -> FrozenTrial:
     return seen
 
 
+def so_far(trial: FrozenTrial, space: Space) -> FrozenTrial:
+    """A trial at work as if it had been pruned: behind every finished one, by how far it got and what it had there."""
+    seen = finished(trial, space)
+    seen.state = TrialState.PRUNED
+    return seen
+
+
 def occupied(params: Mapping[str, Value], space: Space, number: int) -> FrozenTrial:
     """A trial that has a place but no value, which constant liars keep away from."""
     axes = {name: space[name] for name in params}

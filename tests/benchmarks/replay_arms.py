@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from replay_problems import Problem
 
 from raypo.search.clock import Clock, Timeline
-from raypo.search.pruners import make_pruner
+from raypo.search.pruners import make_pruner, rungs_of
 from raypo.search.rows import Known
 from raypo.search.samplers import make_sampler, seed_of
 
@@ -75,7 +75,7 @@ class Raypo(Arm):
     ) -> None:
         super().__init__(problem, seed, workers)
         self.steps = [round(fraction * problem.horizon) for fraction in at]
-        clock = Clock(tuple(at))
+        clock = Clock(tuple(at), rungs=() if pruner == "none" else rungs_of(at, first))
         self.sampler = make_sampler(sampler, seed, problem.space, clock=clock)
         self.timeline = Timeline(clock)
         self.study = optuna.create_study(direction="maximize", study_name=problem.name, sampler=self.sampler)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from raypo.search.clock import BEGAN, Clock, Timeline, clock_of
+from raypo.search.clock import BEGAN, Clock, Timeline
+from raypo.search.pruning import clock_of
 from raypo.search.rows import Known
 from raypo.study import build
 
@@ -71,6 +72,22 @@ def test_a_trial_that_goes_on_after_its_end_keeps_nobody_waiting_and_is_seen_by_
     again = trial(1, "R", 1, None, replaces=0)
     assert following([trial(0, "P", 1), again], places=1) == pytest.approx(1 / 3, abs=1e-9)
     assert Clock(AT).over(trial(1, "C", 3, None), 0.0)
+
+
+def test_the_first_trials_wait_at_a_rung_for_those_drawn_before_them() -> None:
+    clock = Clock(AT, rungs=(0, 1))
+
+    def waits(number: int, *trials: FrozenTrial) -> bool:
+        return clock.undecided(trials[number], Known(trials).open)
+
+    assert not waits(0, trial(0, "R", 1), trial(1, "R", 0)), "the first of all waits for nobody"
+    assert waits(1, trial(0, "R", 0), trial(1, "R", 1))
+    assert not waits(1, trial(0, "R", 1), trial(1, "R", 1)), "both have told what they had at a third"
+    assert waits(1, trial(0, "R", 1), trial(1, "R", 2))
+    assert not waits(1, trial(0, "F", 0), trial(1, "R", 1)), "one that failed tells nothing more"
+    assert not waits(1, trial(0, "R", 0, state="paused"), trial(1, "R", 1))
+    assert not waits(1, trial(0, "R", 0), trial(1, "R", 1, 1 / 3)), "later ones see what there was when they began"
+    assert not Clock(AT).undecided(trial(1, "R", 1), [trial(0, "R", 0)]), "no pruner, no rungs"
 
 
 def test_a_timeline_goes_on_as_it_would_have_been_begun_anew() -> None:

@@ -172,3 +172,26 @@ def test_each_method_fills_the_slots_and_waits_only_where_somebody_looks(
     conductor = searching(tmp_path, **search)
     begun = [conductor.next(f"t{number}") for number in range(50)]
     assert sum(isinstance(config, dict) for config in begun) == drawn
+
+
+def test_a_first_trial_leaves_its_slot_until_those_before_it_have_told_what_they_had(tmp_path: Path) -> None:
+    """Whichever of them is faster, the worse one is found at the first rung."""
+    conductor = searching(tmp_path, sampler="tpe", pruner="median")
+    ids = {conductor.next(f"t{n}")["jobs"][0]["trial"]: f"t{n}" for n in range(6)}  # type: ignore[index]
+
+    def tells(name: str, value: float) -> bool:
+        figures = dict.fromkeys(("objective", "win_rate", "ci_low", "ci_high"), value)
+        goes_on = conductor.heard(ids[name], 0, Outcome(name, "running", 0.5, evaluation=figures))
+        if not goes_on:
+            conductor.left(ids[name], error=False)
+        return goes_on
+
+    assert not tells("dpo-0001", 0.4)
+    assert not tells("dpo-0002", 0.6)
+    assert conductor.next("t6") is None, "neither it nor another trial may go on yet"
+    assert {conductor.ledger.row(name).state for name in ("dpo-0001", "dpo-0002")} == {"running"}
+    assert tells("dpo-0000", 0.5), "the first of all waits for nobody"
+    given = [conductor.next(f"t{n}") for n in (7, 8)]
+    assert conductor.ledger.row("dpo-0001").state == "pruned"
+    again = next(config for config in given if isinstance(config, dict))
+    assert (again["jobs"][0]["trial"], again["rung"]) == ("dpo-0002", 1)

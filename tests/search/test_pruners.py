@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raypo.errors import StudyError
 from raypo.search.clock import BEGAN, Clock
-from raypo.search.pruners import PRUNERS, HalvingPruner, make_pruner
+from raypo.search.pruners import PRUNERS, HalvingPruner, make_pruner, rungs_of
 
 AT = (1 / 6, 1 / 3, 2 / 3, 1.0)
 FIRST, SECOND = 1, 2  # indices of the evaluations at 1/3 and 2/3
@@ -105,21 +105,36 @@ def test_the_median_judges_the_value_now_not_the_best_one_past() -> None:
     rivals = [[0.5, 0.5, 0.5]] * 4
     collapsed = [0.9, 0.9, 0.1]
     assert pruned(make_pruner("median", AT), study_of(*rivals, collapsed))
-    assert not pruned(make_pruner("median", AT), study_of(*rivals[:3], collapsed)), "three rivals are too few"
+    assert pruned(make_pruner("median", AT), study_of(rivals[0], collapsed))
+    assert not pruned(make_pruner("median", AT), study_of(rivals[0], [0.1, 0.1, 0.9]))
 
 
 def test_not_a_number_keeps_up_with_nobody() -> None:
     assert pruned(make_pruner("successive_halving", AT), study_of([0.0, 0.1], [0.0, math.nan]))
 
 
+def began_at(study: optuna.Study, *moments: float) -> optuna.Study:
+    for trial, moment in zip(study._storage._studies[0].trials, moments, strict=True):
+        trial.user_attrs[BEGAN] = moment
+    return study
+
+
 def test_a_trial_is_seen_against_what_was_reported_when_it_began() -> None:
-    curves = [[0.0, 0.3], [0.0, 0.9], [0.0, 0.5]]
-    pruner = make_pruner("successive_halving", AT, clock=Clock(AT))
+    pruner = make_pruner("successive_halving", AT, clock=Clock(AT, rungs=rungs_of(AT)))
     for began, expected in ((0.3, False), (0.4, True)):
-        study = study_of(*curves)
-        for trial, moment in zip(study._storage._studies[0].trials, (0.0, 0.0, began), strict=True):
-            trial.user_attrs[BEGAN] = moment
+        study = began_at(study_of([0.0, 0.3], [0.0, 0.9], [0.0, 0.5]), 0.0, 0.0, began)
         assert pruned(pruner, study) == expected, "the others reported at 1/3"
+
+
+@pytest.mark.parametrize("name", ["median", "successive_halving"])
+def test_the_first_trials_are_compared_with_those_drawn_before_them(name: str) -> None:
+    """They begin together; later numbers do not count, or all would have to wait for the slowest."""
+    pruner = make_pruner(name, AT, clock=Clock(AT, rungs=rungs_of(AT)))
+    first = began_at(study_of([0.0, 0.5], [0.0, 0.3], [0.0, 0.9], [0.0, 0.1]), 0.0, 0.0, 0.0, 0.0)
+    assert [pruned(pruner, first, number) for number in range(4)] == [False, True, False, True]
+    ahead = began_at(study_of([0.0, 0.5, 0.6], [0.0, 0.3, 0.8]), 0.0, 0.0)
+    ahead._storage._studies[0].trials[1].intermediate_values.pop(2)
+    assert pruned(pruner, ahead, 1), "what the other had later does not matter"
 
 
 def test_hyperband_spreads_trials_over_brackets_and_one_never_ends_any() -> None:
