@@ -20,6 +20,9 @@ from raypo.search.repeating import repeating
 from raypo.search.slots import Slot, SlotPlan
 from raypo.study import Study
 
+LEAVE_S = 15.0
+"""How long slots have to leave at the end of a search."""
+
 
 @dataclass
 class Cluster:
@@ -134,8 +137,20 @@ def slots_open(
         cluster.leave()
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(pool.close.remote(at_once), timeout=5)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + LEAVE_S
         for slot in slots:
             slot.close(max(0.1, deadline - time.monotonic()))
+        if any(slot.alive for slot in slots):  # one may wait for a place that there is not
+            _give_up(slots)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(pool)
+
+
+def _give_up(slots: list[Slot]) -> None:
+    """End worker groups that did not leave: where a thread still waits for one, Ray's shutdown ends this process."""
+    import ray
+
+    with contextlib.suppress(ray.exceptions.RayError):
+        orphans.end_controllers()
+    for slot in slots:
+        slot.close(LEAVE_S / 3)

@@ -1,4 +1,4 @@
-"""Places on the cluster that a dead controller reserved and nobody will use.
+"""What Ray Train leaves on the cluster: places that a dead controller reserved, and controllers nobody waits for.
 
 Ray removes a placement group with its job, which is the whole search. Ray Train has a cleaner for the group of a
 controller that died, but tells it of a group only once its workers have started: a controller that dies before leaves
@@ -8,6 +8,24 @@ its slot's place taken, and the next one waits for it for ever.
 from __future__ import annotations
 
 EVERY_S = 2.0
+
+
+def end_controllers() -> int:
+    """End the controllers of this job's worker groups, to which Ray Train gives no handle; returns how many."""
+    import ray
+    from ray._private.state import actors
+    from ray._private.worker import global_worker
+    from ray._raylet import ActorID
+
+    ours = ray.get_runtime_context().get_job_id()
+    left = [
+        name
+        for name, actor in actors().items()
+        if actor["ActorClassName"] == "TrainController" and actor["JobID"] == ours and actor["State"] != "DEAD"
+    ]
+    for name in left:
+        global_worker.core_worker.kill_actor(ActorID.from_hex(name), True)  # type: ignore[attr-defined]
+    return len(left)
 
 
 def release_orphans() -> int:

@@ -1,4 +1,4 @@
-"""Leaving a cluster: whoever still follows a search afterwards wakes nothing."""
+"""Leaving a cluster: nobody is left who asks Ray once it was shut down, which starts another or ends the process."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ SCRIPT = """
 import sys, threading, time
 from pathlib import Path
 import ray
+from raypo.search import cluster
 from raypo.search.cluster import slots_open
 from raypo.search.joining import joined
 from raypo.study import load
 
 study = load(Path(sys.argv[1]))
+nowhere = study.model_copy(update={"resources": study.resources.model_copy(update={"cpus_per_worker": 1000})})
+cluster.LEAVE_S = 6.0
 looks = []
 
-def follow(cluster):
+def follow(opened):
     while True:
-        looks.append((time.monotonic(), cluster.view()))
+        looks.append((time.monotonic(), opened.view()))
         time.sleep(0.01)
 
 with joined(study, None):
-    with slots_open(study, "left", Path(sys.argv[2]), "", {}, 1) as cluster:
-        threading.Thread(target=follow, args=(cluster,), daemon=True).start()
+    with slots_open(nowhere, "left", Path(sys.argv[2]), "", {}, 1) as opened:
+        threading.Thread(target=follow, args=(opened,), daemon=True).start()
         time.sleep(0.5)
+    waiting = [slot.plan.slot for slot in opened.slots if slot.alive]
+    assert not waiting, waiting
 left = time.monotonic()
 time.sleep(1)
 assert looks[0][0] < left < looks[-1][0], "it was followed all the time"
@@ -34,7 +39,7 @@ print("Ray is", "up" if ray.is_initialized() else "down")
 """
 
 
-def test_a_thread_that_looks_after_the_end_starts_no_ray(tmp_path: Path) -> None:
+def test_whoever_follows_a_search_or_waits_for_a_place_lets_ray_go(tmp_path: Path) -> None:
     words = [sys.executable, "-c", SCRIPT, str(SEARCHES / "quickstart.yaml"), str(tmp_path)]
     told = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=120, check=True).stdout
     assert "Ray is down" in told
