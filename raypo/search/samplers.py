@@ -240,10 +240,11 @@ class RepeatableSampler(BaseSampler):
         for trial in earlier:
             if trial.number in replaced or not trial.params or not fits(trial.params, self.space):
                 continue
-            seen = self.clock.seen(trial, now)
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and self.clock.over(trial, now):
                 shown.append(finished(trial, self.space))
-            elif by_parts and seen is not None and seen.state == TrialState.RUNNING and seen.intermediate_values:
+                continue
+            seen = self.clock.seen(trial, now) if by_parts else None
+            if seen is not None and seen.state == TrialState.RUNNING and seen.intermediate_values:
                 shown.append(so_far(seen, self.space))
             else:
                 shown.append(occupied(trial.params, self.space, trial.number))

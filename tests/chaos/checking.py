@@ -67,7 +67,8 @@ def check(folder: Path, calm: Path, trials: int, ended_at: dict[str, float]) -> 
     reports = Counter(_reports(folder / "ledger.journal"))
     again = finished(folder)
     return Faults(
-        lost_trials=trials - sum(row["state"] in ENDED for row in rows),
+        # Real training may diverge; that the undisturbed search has the same trial diverge is seen from the rows.
+        lost_trials=trials - sum(row["state"] in (*ENDED, "diverged") for row in rows),
         lost_reports=sum(len(row["evaluations"]) for row in twin) - sum(len(row["evaluations"]) for row in rows),
         double_reports=sum(count - 1 for count in reports.values()),
         finished_run_again=sum(again.get(name) != stamp for name, stamp in ended_at.items()),
