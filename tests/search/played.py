@@ -38,6 +38,19 @@ def value_of(job: Job) -> float:
     return float(job.point.get("beta", job.point.get("tau", 0.5)))
 
 
+def conductor_of(search: SearchFolder, concurrent: int, study: Study | None = None) -> LedgerConductor:
+    """The search's conductor, asked by nobody yet."""
+    return LedgerConductor(
+        study or search.study(),
+        search.ledger,
+        search=search,
+        pool="",
+        namespace="",
+        concurrent=concurrent,
+        targets=search.settings["targets"],
+    )
+
+
 class Played:
     """Runs one job at a time, `cost(job)` device-seconds each; a driver that died is another one on the same folder.
 
@@ -56,11 +69,7 @@ class Played:
     ) -> None:
         self.search = search
         self._cost, self._busy, self._outcome = cost, busy, outcome
-        study = study or search.study()
-        ledger = search.ledger
-        self.conductor = LedgerConductor(
-            study, ledger, search=search, pool="", namespace="", concurrent=1, targets=search.settings["targets"]
-        )
+        self.conductor = conductor_of(search, 1, study)
         self.said: list[str] = []
         self.jobs: list[Job] = []
         self.events: list[tuple[str, str]] = []

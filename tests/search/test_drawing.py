@@ -76,15 +76,7 @@ def test_rules_and_pruners_are_looked_at_before_anything_starts(tmp_path: Path) 
 
 def in_any_order(search: searches.SearchFolder, order: int) -> list[tuple[Any, ...]]:
     """The table of a search whose five trials at a time advance in an order that differs from run to run."""
-    conductor = LedgerConductor(
-        search.study(),
-        search.ledger,
-        search=search,
-        pool="",
-        namespace="",
-        concurrent=5,
-        targets=search.settings["targets"],
-    )
+    conductor = played.conductor_of(search, 5)
     chance = random.Random(order)
     live: dict[str, tuple[dict[str, Any], int]] = {}
     for number in itertools.count():
@@ -144,16 +136,7 @@ def searching(storage: Path, **search: Any) -> LedgerConductor:
         "search": {"trials": 20, "pruner": "none", **search},
         "resources": {"slots": 3},
     }
-    folder = create(build(content, "places"))
-    return LedgerConductor(
-        folder.study(),
-        folder.ledger,
-        search=folder,
-        pool="",
-        namespace="",
-        concurrent=6,
-        targets=folder.settings["targets"],
-    )
+    return played.conductor_of(create(build(content, "places")), 6)
 
 
 @pytest.mark.parametrize(
@@ -190,8 +173,16 @@ def test_a_first_trial_leaves_its_slot_until_those_before_it_have_told_what_they
     assert not tells("dpo-0002", 0.6)
     assert conductor.next("t6") is None, "neither it nor another trial may go on yet"
     assert {conductor.ledger.row(name).state for name in ("dpo-0001", "dpo-0002")} == {"running"}
+    assert len(conductor.position.running) == 6, "a budget holds what they will still cost"
     assert tells("dpo-0000", 0.5), "the first of all waits for nobody"
     given = [conductor.next(f"t{n}") for n in (7, 8)]
     assert conductor.ledger.row("dpo-0001").state == "pruned"
     again = next(config for config in given if isinstance(config, dict))
     assert (again["jobs"][0]["trial"], again["rung"]) == ("dpo-0002", 1)
+
+
+def test_without_a_pruner_a_first_trial_goes_on_at_once(tmp_path: Path) -> None:
+    conductor = searching(tmp_path, sampler="tpe")
+    ids = {conductor.next(f"t{n}")["jobs"][0]["trial"]: f"t{n}" for n in range(6)}  # type: ignore[index]
+    figures = dict.fromkeys(("objective", "win_rate", "ci_low", "ci_high"), 0.4)
+    assert conductor.heard(ids["dpo-0001"], 0, Outcome("dpo-0001", "running", 0.5, evaluation=figures))

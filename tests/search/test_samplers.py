@@ -149,7 +149,7 @@ def test_results_of_later_are_hidden_but_not_their_places() -> None:
 def test_tpe_learns_from_trials_at_work_what_they_had_by_then() -> None:
     """Small values do well at the first evaluation; with mere places in the same spots nobody could know."""
 
-    def drawn(told: bool, now: float) -> list[float]:
+    def drawn(told: bool, now: float, goals: int = 1) -> list[float]:
         trials = []
         for number in range(12):
             x = number / 11
@@ -165,12 +165,13 @@ def test_tpe_learns_from_trials_at_work_what_they_had_by_then() -> None:
             trials.append(trial)
         sampler = make_sampler("tpe", 0, {"x": FloatDistribution(0.0, 1.0)}, clock=Clock((0.5, 1.0)))
         return [
-            float(sampler.suggest(number, trials, "dpo", [StudyDirection.MAXIMIZE], now=now)["x"])
+            float(sampler.suggest(number, trials, "dpo", [StudyDirection.MAXIMIZE] * goals, now=now)["x"])
             for number in range(12, 32)
         ]
 
     assert fmean(drawn(told=True, now=0.5)) < 0.3 < fmean(drawn(told=False, now=0.5))
     assert drawn(told=True, now=0.4) == drawn(told=False, now=0.4), "they told nothing before a half"
+    assert drawn(told=True, now=0.5, goals=2) == drawn(told=False, now=0.5, goals=2), "one value ranks no two goals"
 
 
 def test_tpe_keeps_away_from_where_training_diverged() -> None:
