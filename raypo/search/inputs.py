@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -69,11 +68,8 @@ def _frozen(
     materials: Materials, trainer: Trainer, tokens: Tokens, kind: str, compute: Callable[..., np.ndarray]
 ) -> np.ndarray:
     setup = trainer.setup
-    layout: dict[str, Any] = {
-        "shared_prefix": trainer.shares_prefix(tokens.set),
-        "one_pass": trainer.one_pass,
-    }
-    key = logps_key(tokens.key, materials.start_hash, setup.dtype, **layout)
+    layout = trainer.layout(tokens.set)
+    key = logps_key(tokens.key, materials.start_hash, setup.dtype, **asdict(layout))
 
     def make(folder: Path) -> None:
         total = len(tokens.set)
@@ -86,10 +82,9 @@ def _frozen(
         found = compute(
             trainer.reference.forward,
             tokens.set,
-            layout["shared_prefix"],
+            layout,
             setup.micro_batch_size,
             trainer.engine.device,
-            layout["one_pass"],
             say,
         )
         if rank() == 0:

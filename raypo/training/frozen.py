@@ -13,7 +13,7 @@ import torch
 
 from raypo.data.tokens import TokenSet
 from raypo.training import comm
-from raypo.training.layout import MicroBatch, Pass
+from raypo.training.layout import Layout, MicroBatch, Pass
 from raypo.training.model import Forward
 
 Call = Callable[[tuple[Pass, ...]], Forward]
@@ -26,10 +26,9 @@ ROWS_REDUCED = 2**16
 def frozen_logps(
     call: Call,
     tokens: TokenSet,
-    shared: bool,
+    layout: Layout,
     examples_at_once: int,
     device: torch.device,
-    one_pass: bool,
     say: Say = lambda _done, _all: None,
 ) -> np.ndarray:
     """float32 [total] log-probs (nats) aligned with `tokens.ids`, 0 off the mask; ranks share the work.
@@ -37,7 +36,7 @@ def frozen_logps(
     `say(done, all)` is told the progress in examples. Every rank gets the whole result.
     """
     flat = torch.zeros(len(tokens.ids), device=device)
-    for source, forward in _forwards(call, tokens, shared, examples_at_once, device, one_pass, say):
+    for source, forward in _forwards(call, tokens, layout, examples_at_once, device, say):
         if len(source):
             flat[torch.from_numpy(source).to(device)] = forward.logps
     # Sequences that several examples share were written by several ranks: equal values, so the largest part wins.
@@ -47,16 +46,15 @@ def frozen_logps(
 def frozen_hidden(
     call: Call,
     tokens: TokenSet,
-    shared: bool,
+    layout: Layout,
     examples_at_once: int,
     device: torch.device,
-    one_pass: bool,
     say: Say = lambda _done, _all: None,
 ) -> np.ndarray:
     """[scored tokens, D] hidden states that predict the tokens on the mask, in their order; bf16 as its int16 bits."""
     rows = scored_rows(tokens)
     flat = torch.empty(0)
-    for source, forward in _forwards(call, tokens, shared, examples_at_once, device, one_pass, say):
+    for source, forward in _forwards(call, tokens, layout, examples_at_once, device, say):
         if not len(flat):
             flat = torch.full((int(rows[-1]) + 1, forward.hidden.shape[1]), -math.inf, dtype=forward.hidden.dtype)
         if len(source):
@@ -78,10 +76,9 @@ def scored_rows(tokens: TokenSet) -> np.ndarray:
 def _forwards(
     call: Call,
     tokens: TokenSet,
-    shared: bool,
+    layout: Layout,
     examples_at_once: int,
     device: torch.device,
-    one_pass: bool,
     say: Say,
 ) -> Iterator[tuple[np.ndarray, Forward]]:
     """(places in `tokens.ids`, what the model says of them) of this rank's examples; ranks take equally many passes.
@@ -93,7 +90,7 @@ def _forwards(
     rounds = -(-len(order) // (examples_at_once * comm.world()))
     for i in range(rounds):
         examples = mine[i * examples_at_once : (i + 1) * examples_at_once]
-        batch = MicroBatch.of(tokens, examples if len(examples) else order[-1:], shared, one_pass)
+        batch = MicroBatch.of(tokens, examples if len(examples) else order[-1:], layout)
         forward = call(tuple(p.to(device) for p in batch.passes))
         yield (batch.source if len(examples) else batch.source[:0]), forward
         say(min((i + 1) * examples_at_once * comm.world(), len(order)), len(order))
@@ -126,7 +123,7 @@ def _answers_logps(
     call: Call, answers: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device
 ) -> list[np.ndarray]:
     tokens = _as_tokens(answers)
-    batch = MicroBatch.of(tokens, np.arange(len(tokens)), shared=False, one_pass=True)
+    batch = MicroBatch.of(tokens, np.arange(len(tokens)), Layout(False, "padded"))
     logps = batch.spread(call(tuple(p.to(device) for p in batch.passes)).logps).cpu().numpy()
     return [row[: len(answer)] for row, (_, answer) in zip(logps, answers, strict=True)]
 

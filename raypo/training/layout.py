@@ -1,19 +1,23 @@
-"""Examples -> forward passes over padded rows, and log-probs back to the shape a method sees.
+"""Examples -> forward passes over rows, and log-probs back to the shape a method sees.
 
 A row is a prompt with its completions behind one another ("prefix sharing"): no completion sees its siblings, and each
 one's positions go on where the prompt ended. Where a model cannot do that, every sequence is a row of its own.
 
 A row's log-probs must not depend on its company, or cached references would differ from live ones in the last bit.
-On CPU that holds when all rows of a pass have the same width, a multiple of WIDTH_STEP that follows from the row
-alone (attention kernels sum in an order that depends on the padded width; matrix products treat rows alike). So a
-CPU micro-batch is cut into passes of equal width, which also pads least. A GPU takes one pass per micro-batch, and so
-does ZeRO-3, where all ranks must take equally many; there, equal is equal up to rounding.
+On CPU that holds when attention takes each row by itself (see `branches`; matrix products treat rows alike): rows lie
+behind one another in a single pass, without padding. It holds as well when all rows of a pass have the same width, a
+multiple of WIDTH_STEP that follows from the row alone (attention kernels sum in an order that depends on the padded
+width): a pass for each width, for short rows, of which many have one, and for models that cannot have rows joined. A
+GPU takes one padded pass per micro-batch, and so does ZeRO-3, where all ranks must take equally many; there, equal is
+equal up to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,13 +29,26 @@ WIDTH_STEP = 16
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How examples lie in forward passes: whether the completions of a prompt share a row with it, and how rows lie.
+
+    Rows are `joined` behind one another in one pass, or `padded` to the widest in one pass, or cut into passes
+    `by_width`.
+    """
+
+    shared: bool
+    rows: Literal["joined", "padded", "by_width"]
+
+
+@dataclass(frozen=True)
 class Pass:
     """R rows of one forward pass, W wide, with S tokens to predict: the scored ones, and the prompts' where asked for.
 
     ids [R, W]; positions [R, W] and branch [R, W] (0 prompt, 1, 2, ... completions, -1 padding), both None where no
-    row has more than one completion, for then plain causal attention is right; spans: lengths of each row's prompt and
-    of its completions, in order; where [S] flat position of the hidden state that predicts a token; targets [S] its
-    id; source [S] its place in the token set's flat arrays.
+    row has more than one completion, for then plain causal attention is right. Joined rows are one, R = 1, with
+    positions but no branch: `spans` has the lengths of each one's prompt and of its completions, else nothing.
+    where [S] flat position of the hidden state that predicts a token; targets [S] its id; source [S] its place in the
+    token set's flat arrays.
     """
 
     ids: Tensor
@@ -44,15 +61,13 @@ class Pass:
 
     def to(self, device: torch.device) -> Pass:
         """The same pass with its tensors on `device`."""
-        keep = {"positions": self.positions, "branch": self.branch}
-        return Pass(
-            ids=self.ids.to(device),
-            spans=self.spans,
-            where=self.where.to(device),
-            targets=self.targets.to(device),
-            source=self.source,
-            **{name: None if t is None else t.to(device) for name, t in keep.items()},
-        )
+        tensors: dict[str, Any] = {name: t.to(device) for name, t in vars(self).items() if isinstance(t, Tensor)}
+        return replace(self, **tensors)
+
+    @property
+    def widths(self) -> list[int]:
+        """Tokens of each row, with its padding."""
+        return [sum(spans) for spans in self.spans] or [self.ids.shape[1]] * len(self.ids)
 
     def attention(self) -> Tensor | None:
         """[R, 1, W, W] bool, True where a token may look; None for plain causal attention."""
@@ -105,50 +120,54 @@ def _row(tokens: TokenSet, sequences: Sequence[int], unscored: bool) -> Row:
     return Row(tuple(sequences), prompt, prompt + answers, unscored)
 
 
-def passes_for(tokens: TokenSet, rows: Sequence[Row], one_pass: bool) -> list[Pass]:
+def passes_for(tokens: TokenSet, rows: Sequence[Row], how: Literal["joined", "padded", "by_width"]) -> list[Pass]:
     """Forward passes over some rows: one for all, or one for each width among them, widest first."""
-    if one_pass:
+    if how == "joined":
+        return [_pass(tokens, rows, None)]
+    if how == "padded":
         return [_pass(tokens, rows, max(row.width for row in rows))]
     widths = sorted({row.width for row in rows}, reverse=True)
     return [_pass(tokens, [row for row in rows if row.width == width], width) for width in widths]
 
 
-def _pass(tokens: TokenSet, rows: Sequence[Row], width: int) -> Pass:
-    ids = np.zeros((len(rows), width), np.int64)
-    positions = np.zeros((len(rows), width), np.int64)
-    branch = np.full((len(rows), width), -1, np.int64)
+def _pass(tokens: TokenSet, rows: Sequence[Row], width: int | None) -> Pass:
+    """One pass of rows padded to a width, or joined where there is none."""
+    begins = [0, *accumulate(width or row.length for row in rows)]
+    ids, positions = np.zeros((2, begins[-1]), np.int64)
+    branch = np.full(begins[-1], -1, np.int64)
     where, source, spans = [], [], []
-    for r, row in enumerate(rows):
-        end = row.prompt
+    for row, begin in zip(rows, begins, strict=False):
+        end = begin + row.prompt
         start = int(tokens.offsets[row.sequences[0]])
-        ids[r, :end] = tokens.ids[start : start + end]
-        positions[r, :end], branch[r, :end] = np.arange(end), 0
-        lengths = [end]
+        ids[begin:end] = tokens.ids[start : start + row.prompt]
+        positions[begin:end], branch[begin:end] = np.arange(row.prompt), 0
+        lengths = [row.prompt]
         for b, s in enumerate(row.sequences, 1):
             first, last = int(tokens.offsets[s]) + row.prompt, int(tokens.offsets[s + 1])
             n = last - first
-            ids[r, end : end + n] = tokens.ids[first:last]
-            positions[r, end : end + n] = row.prompt + np.arange(n)
-            branch[r, end : end + n] = b
+            ids[end : end + n] = tokens.ids[first:last]
+            positions[end : end + n] = row.prompt + np.arange(n)
+            branch[end : end + n] = b
             lengths.append(n)
             scored = np.flatnonzero(tokens.mask[first:last])
             # The token before the first of a completion is the prompt's last one, wherever the completion lies.
-            where.append(r * width + np.where(scored == 0, row.prompt - 1, end + scored - 1))
+            where.append(np.where(scored == 0, begin + row.prompt - 1, end + scored - 1))
             source.append(first + scored)
             end += n
         spans.append(tuple(lengths))
         if row.unscored:
             # The first sequence lies in the row as in the token set; nothing predicts its first token.
             unscored = np.flatnonzero(~tokens.mask[start + 1 : tokens.offsets[row.sequences[0] + 1]])
-            where.append(r * width + unscored)
+            where.append(begin + unscored)
             source.append(start + 1 + unscored)
+    joined, shape = width is None, (1 if width is None else len(rows), -1)
     branched = any(len(row.sequences) > 1 for row in rows)
     flat = np.concatenate(source)
     return Pass(
-        ids=torch.from_numpy(ids),
-        positions=torch.from_numpy(positions) if branched else None,
-        branch=torch.from_numpy(branch) if branched else None,
-        spans=tuple(spans),
+        ids=torch.from_numpy(ids.reshape(shape)),
+        positions=torch.from_numpy(positions.reshape(shape)) if branched or joined else None,
+        branch=torch.from_numpy(branch.reshape(shape)) if branched and not joined else None,
+        spans=tuple(spans) if joined else (),
         where=torch.from_numpy(np.concatenate(where)),
         targets=torch.from_numpy(tokens.ids[flat].astype(np.int64)),
         source=flat,
@@ -176,12 +195,10 @@ class MicroBatch:
     source: np.ndarray
 
     @classmethod
-    def of(
-        cls, tokens: TokenSet, examples: np.ndarray, shared: bool, one_pass: bool, prompts: bool = False
-    ) -> MicroBatch:
+    def of(cls, tokens: TokenSet, examples: np.ndarray, layout: Layout, prompts: bool = False) -> MicroBatch:
         """The micro-batch of some examples (at least one); with `prompts`, their prompts are predicted as well."""
         sequences, group = tokens.rows_of(examples)
-        passes = tuple(passes_for(tokens, rows_for(tokens, examples, shared, prompts), one_pass))
+        passes = tuple(passes_for(tokens, rows_for(tokens, examples, layout.shared, prompts), layout.rows))
         source = np.concatenate([p.source for p in passes])
         firsts = tokens.offsets[sequences]
         starts, ends = firsts + tokens.prompt_lengths[sequences], tokens.offsets[sequences + 1]

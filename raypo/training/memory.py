@@ -30,8 +30,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _message(setup: EngineSetup, batch: MicroBatch) -> str:
-    rows = sum(p.ids.shape[0] for p in batch.passes)
-    width = max(p.ids.shape[1] for p in batch.passes)
+    widths = [width for p in batch.passes for width in p.widths]
     remedies = [
         (setup.micro_batch_size > 1, f"training.micro_batch_size (now {setup.micro_batch_size})"),
         (True, "data.max_length"),
@@ -44,6 +43,6 @@ def _message(setup: EngineSetup, batch: MicroBatch) -> str:
     lower = " or ".join(text for helps, text in remedies if helps)
     turn_on = ", ".join(text for helps, text in switches if helps)
     return (
-        f"training: out of memory with {len(batch.examples)} examples in {rows} rows of up to {width} tokens; "
-        f"lower {lower}" + (f", or set {turn_on}" if turn_on else "")
+        f"training: out of memory with {len(batch.examples)} examples in {len(widths)} rows "
+        f"of up to {max(widths)} tokens; lower {lower}" + (f", or set {turn_on}" if turn_on else "")
     )

@@ -101,17 +101,17 @@ class Policy(nn.Module):
     def hidden(self, p: Pass) -> Tensor:
         """[S, D] the hidden states that predict the scored tokens."""
         inputs: dict[str, Any] = {"input_ids": p.ids, "use_cache": False}
-        if p.branch is not None:
+        if p.positions is not None:
             inputs |= {"attention_mask": self._mask(p), "position_ids": p.positions}
         states = self.plain.base_model(**inputs).last_hidden_state
         return states.flatten(0, 1).index_select(0, p.where)
 
     def _mask(self, p: Pass) -> Tensor | None:
         """What the model's attention takes: True where a token may look, or a term to add to its scores."""
-        allowed, kind = p.attention(), self.plain.config._attn_implementation
-        if allowed is not None and kind == branches.NAME and allowed.shape[-1] >= branches.FROM_WIDTH:
-            allowed.parts = branches.parts_of(p.spans, self.plain.dtype)  # type: ignore[attr-defined]
-        if allowed is None or kind != "eager":
+        if p.spans:
+            return branches.mask_of(p.spans, self.plain.dtype)
+        allowed = p.attention()
+        if allowed is None or self.plain.config._attn_implementation != "eager":
             return allowed
         dtype = self.plain.dtype
         return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(

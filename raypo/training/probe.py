@@ -11,12 +11,14 @@ from torch import Tensor
 
 from raypo.data.tokens import TokenSet
 from raypo.errors import ModelError
+from raypo.training import branches
 from raypo.training.engine import Engine
-from raypo.training.layout import MicroBatch
+from raypo.training.layout import Layout, MicroBatch
 
 log = logging.getLogger(__name__)
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8, torch.bfloat16: 0.3}
 """Largest difference of a token's log-prob, in nats; a model that is misread is off by far more."""
+ALONE = Layout(False, "padded")
 
 
 @torch.no_grad()
@@ -28,7 +30,7 @@ def check_head(engine: Engine) -> None:
     """
     tokens = _probe(engine)
     off = 0.0
-    for n, row in enumerate(_log_probs(engine, tokens, shared=False)):
+    for n, row in enumerate(_log_probs(engine, tokens, ALONE)):
         ids = torch.from_numpy(tokens.sequence(n).astype(np.int64)).to(engine.device)
         logits = engine.policy.lm(ids[None], use_cache=False).logits[0, :-1].float()
         own = logits.log_softmax(-1).gather(1, ids[1:, None]).squeeze(1)[tokens.prompt_lengths[n] - 1 :]
@@ -49,15 +51,29 @@ def longest_shared(engine: Engine) -> int:
     """
     tokens = _probe(engine)
     try:
-        shared = _log_probs(engine, tokens, shared=True)
+        shared = _log_probs(engine, tokens, Layout(True, "padded"))
     except (TypeError, ValueError, RuntimeError) as error:
         log.warning("prompts are not shared: the model refuses the mask, %s", error)
         return 0
-    off = float((shared - _log_probs(engine, tokens, shared=False)).abs().max())
+    off = float((shared - _log_probs(engine, tokens, ALONE)).abs().max())
     if not off <= TOLERANCE[engine.policy.plain.dtype]:
         log.warning("prompts are not shared: the model's log-probs would change by up to %.3g nats", off)
         return 0
     return _window(engine)
+
+
+@torch.no_grad()
+def joins_rows(engine: Engine) -> bool:
+    """Whether rows may lie behind one another: on a CPU, for a model whose attention takes them part by part."""
+    if engine.device.type != "cpu" or engine.policy.plain.config._attn_implementation != branches.NAME:
+        return False
+    tokens = _probe(engine)
+    try:
+        joined = _log_probs(engine, tokens, Layout(False, "joined"))
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    off = float((joined - _log_probs(engine, tokens, ALONE)).abs().max())
+    return off <= TOLERANCE[engine.policy.plain.dtype]
 
 
 def _window(engine: Engine) -> int:
@@ -66,8 +82,8 @@ def _window(engine: Engine) -> int:
     return window or sys.maxsize
 
 
-def _log_probs(engine: Engine, tokens: TokenSet, shared: bool) -> Tensor:
-    batch = MicroBatch.of(tokens, np.arange(1), shared, one_pass=True)
+def _log_probs(engine: Engine, tokens: TokenSet, layout: Layout) -> Tensor:
+    batch = MicroBatch.of(tokens, np.arange(1), layout)
     return batch.spread(engine.forward(tuple(p.to(engine.device) for p in batch.passes)).logps)
 
 

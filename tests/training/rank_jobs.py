@@ -141,8 +141,8 @@ def with_stored_hidden(setup: EngineSetup) -> tuple[list[dict[str, float]], list
     trainer.begin(run, tokens)
     live: list[dict[str, float]] = []
     trainer.train(10**6, live.append)
-    call, device, one_pass = trainer.reference.forward, trainer.engine.device, trainer.one_pass
-    settings = (call, tokens, trainer.shares_prefix(tokens), setup.micro_batch_size, device, one_pass)
+    call, device = trainer.reference.forward, trainer.engine.device
+    settings = (call, tokens, trainer.layout(tokens), setup.micro_batch_size, device)
     frozen = {"reference": frozen_logps(*settings), "hidden": frozen_hidden(*settings)}
     trainer.close()
     trainer = Trainer(setup)

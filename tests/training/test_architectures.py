@@ -9,7 +9,7 @@ import transformers as hf
 from training_parts import token_set
 
 from raypo.errors import ModelError
-from raypo.training.layout import MicroBatch
+from raypo.training.layout import Layout, MicroBatch
 from raypo.training.settings import EngineSetup, Optimisation, Run
 from raypo.training.trainer import Trainer
 
@@ -45,8 +45,8 @@ def trainer_for(config: hf.PretrainedConfig, folder) -> Trainer:
     return Trainer(EngineSetup(str(folder), zero_stage=0, micro_batch_size=4))
 
 
-def log_probs(trainer: Trainer, tokens, shared: bool) -> torch.Tensor:
-    batch = MicroBatch.of(tokens, np.arange(len(tokens)), shared, one_pass=False)
+def log_probs(trainer: Trainer, tokens, layout: Layout) -> torch.Tensor:
+    batch = MicroBatch.of(tokens, np.arange(len(tokens)), layout)
     with torch.no_grad():
         return batch.spread(trainer.engine.forward(batch.passes).logps)
 
@@ -57,15 +57,16 @@ def test_models_that_share_prompts_get_the_same_log_probs(name, tmp_path, monkey
     monkeypatch.setattr(hf.modeling_utils.logger, "warning", lambda text, *_: warned.append(text))
     trainer, tokens = trainer_for(SHARING[name], tmp_path), token_set(examples=6, longest=30)
     assert not [text for text in warned if "attention implementation" in text], "nobody asked for another one"
-    assert trainer.shares_prefix(tokens)
-    torch.testing.assert_close(log_probs(trainer, tokens, True), log_probs(trainer, tokens, False), rtol=0, atol=3e-5)
+    assert trainer.layout(tokens).shared
+    alone, shared = (log_probs(trainer, tokens, Layout(shared, "by_width")) for shared in (False, True))
+    torch.testing.assert_close(shared, alone, rtol=0, atol=3e-5)
 
 
 @pytest.mark.parametrize("name", NOT_SHARING)
 def test_models_that_cannot_share_say_so_and_train(name, tmp_path, caplog):
     trainer, tokens = trainer_for(NOT_SHARING[name], tmp_path), token_set(examples=6, longest=30)
     with caplog.at_level(logging.WARNING):
-        assert not trainer.shares_prefix(tokens)
+        assert not trainer.layout(tokens).shared
     assert "prompts are not shared" in caplog.text
     trainer.begin(Run("dpo", {}, Optimisation(lr=1e-3, batch_size=6, steps=3), 0), tokens)
     seen = []
@@ -76,8 +77,8 @@ def test_models_that_cannot_share_say_so_and_train(name, tmp_path, caplog):
 
 def test_sequences_longer_than_a_sliding_window_are_not_shared(tmp_path):
     trainer = trainer_for(SHARING["mistral, sliding"], tmp_path)
-    assert trainer.shares_prefix(token_set(longest=30))
-    assert not trainer.shares_prefix(token_set(longest=90, seed=1))
+    assert trainer.layout(token_set(longest=30)).shared
+    assert not trainer.layout(token_set(longest=90, seed=1)).shared
 
 
 def test_a_head_that_does_something_unknown_is_refused(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from training_parts import build_model, token_set
 
 from raypo.data.mismatch import mismatched
 from raypo.training.frozen import frozen_hidden, frozen_logps
-from raypo.training.layout import MicroBatch
+from raypo.training.layout import Layout, MicroBatch
 from raypo.training.needs import PROVIDERS
 from raypo.training.settings import EngineSetup, Optimisation, Run
 from raypo.training.trainer import Trainer
@@ -29,9 +29,7 @@ def trainer(model) -> Trainer:
 
 def stored(trainer: Trainer, tokens, at_once: int = 5) -> np.ndarray:
     device = trainer.engine.device
-    return frozen_logps(
-        trainer.reference.forward, tokens, trainer.shares_prefix(tokens), at_once, device, one_pass=False
-    )
+    return frozen_logps(trainer.reference.forward, tokens, trainer.layout(tokens), at_once, device)
 
 
 @pytest.mark.parametrize(("method", "kind"), [("dpo", "pairs"), ("offline_ppo", "unpaired"), ("kto", "unpaired")])
@@ -120,7 +118,7 @@ def test_mismatched_log_ratios_are_of_other_prompts_answers(trainer):
     trainer.train(2)
     supply = trainer.running.supply
     examples = np.array([5, 1, 6])
-    batch = MicroBatch.of(tokens, examples, shared=False, one_pass=False)
+    batch = MicroBatch.of(tokens, examples, Layout(shared=False, rows="by_width"))
     got = PROVIDERS["mismatched"].give(supply, batch, None)
     other = mismatched(tokens, int(tokens.lengths.max()))
     answers = []
@@ -166,7 +164,7 @@ def test_stored_hidden_states_train_as_live_ones_bit_for_bit(trainer, monkeypatc
     trainer.begin(run, tokens)
     live, seen = [], []
     trainer.train(10**6, live.append)
-    settings = (trainer.shares_prefix(tokens), 5, trainer.engine.device, False)
+    settings = (trainer.layout(tokens), 5, trainer.engine.device)
     hidden = frozen_hidden(trainer.reference.forward, tokens, *settings)
     assert hidden.shape == (tokens.mask.sum(), trainer.engine.policy.head.in_features)
     frozen = {"reference": stored(trainer, tokens), "hidden": hidden}
@@ -197,7 +195,7 @@ def test_hidden_states_in_bf16_keep_their_bits(model):
         forward = trainer.reference.forward(passes)
         return dataclasses.replace(forward, hidden=forward.hidden.bfloat16())
 
-    settings = (tokens, trainer.shares_prefix(tokens), 2, trainer.engine.device, False)
+    settings = (tokens, trainer.layout(tokens), 2, trainer.engine.device)
     bits = frozen_hidden(halved, *settings)
     assert bits.dtype == np.int16
     whole = torch.from_numpy(frozen_hidden(trainer.reference.forward, *settings))
