@@ -18,6 +18,7 @@ ANSWER_WITHIN_S = 5
 NAMESPACE = "raypo"
 _QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # notices.py tells the pool; a watcher is a process more per slot
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -107,7 +108,8 @@ def _init_arguments(study: Study, address: str | None, log_to_driver: bool) -> d
     resources = study.resources
     needed = resources.slots * resources.workers * resources.cpus_per_worker
     cpus = max(int(needed) + 1, os.cpu_count() or 1)
-    return {**common, "address": "local", "num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    # A dashboard is a dozen processes that raypo never asks; they would delay every search by seconds.
+    return {**common, "address": "local", "num_cpus": cpus, "include_dashboard": False}
 
 
 def check_resources(study: Study, growing: bool) -> None:
@@ -154,7 +156,7 @@ def _children() -> set[psutil.Process]:
 
 def _reap(processes: set[psutil.Process]) -> None:
     """End what a cluster of our own left running; Ray Train's controllers can outlive their cluster by minutes."""
-    _, alive = psutil.wait_procs(list(processes), timeout=3)
+    _, alive = psutil.wait_procs(list(processes), timeout=1)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
