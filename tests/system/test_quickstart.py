@@ -172,6 +172,7 @@ def test_killed_and_resumed_it_ends_as_if_undisturbed(undisturbed: dict[str, Any
         assert (folder / "trials" / name / "metrics.jsonl").stat().st_mtime == stamp, "a finished trial ran again"
 
 
+@pytest.mark.slow
 def test_an_object_store_is_enough_to_go_on_from_an_empty_machine(
     undisturbed: dict[str, Any], storage: Path, tmp_path: Path
 ) -> None:
