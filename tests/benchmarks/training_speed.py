@@ -6,7 +6,8 @@
 Every measurement is a process of its own; rounds go through all sides in turn, so that what else runs on the machine
 hits them alike. TRL (1.16) may live in another environment. Neither Ray nor a hub is needed: models have random
 weights, texts are random words whose lengths are drawn like those of Anthropic HH and of UltraFeedback. Beside the
-clock, CPU seconds are taken: on a machine that is shared they are the steadier figure.
+clock, CPU seconds are taken: on a machine that is shared they are the steadier figure. The machine's own matmul rate
+is taken between the steps, so that a neighbour slows both alike.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def bare(o: argparse.Namespace, rows: list[Any]) -> Iterator[None]:
     import torch
 
     from raypo.data.batches import Plan
-    from raypo.training.layout import MicroBatch
+    from raypo.training.layout import Layout, MicroBatch
     from raypo.training.model import load_policy
     from raypo.training.settings import EngineSetup
 
@@ -135,7 +136,7 @@ def bare(o: argparse.Namespace, rows: list[Any]) -> Iterator[None]:
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.0, fused=True)
     plan = Plan.of(tokens, o.batch, seed=0)
     for step in range(plan.steps_per_epoch):
-        batch = MicroBatch.of(tokens, plan.at(step), shared=True, one_pass=o.device != "cpu")
+        batch = MicroBatch.of(tokens, plan.at(step), Layout(True, "joined" if o.device == "cpu" else "padded"))
         logps = batch.spread(policy(tuple(p.to(device) for p in batch.passes))[0]).sum(-1)
         reference = torch.from_numpy(np.full(len(logps), -9.0, np.float32)).to(device) * batch.mask.to(device).sum(-1)
         chosen, rejected = (logps - reference).chunk(2)
@@ -231,18 +232,23 @@ def measure(o: argparse.Namespace) -> dict[str, float]:
     importlib.import_module("trl.trainer.dpo_trainer" if o.measure.startswith("trl") else "raypo.training.trainer")
     if o.measure == "raypo-zero2":
         importlib.import_module("deepspeed")
+    matmul_rate = matmul_rates(o.device, o.dtype)
+    rates, walls, cpus = [matmul_rate()], [], []
     idle = _memory(o.device)
-    marks = []
+    began = time.perf_counter(), time.process_time()
     for _ in SIDES[o.measure](o, rows):
-        marks.append((time.perf_counter(), time.process_time()))
         if o.device == "cuda":
             torch.cuda.synchronize()
-    (wall_0, cpu_0), (wall_1, cpu_1) = marks[WARM_UP - 1], marks[-1]
-    pairs = (len(marks) - WARM_UP) * o.batch
+        walls.append(time.perf_counter() - began[0])
+        cpus.append(time.process_time() - began[1])
+        rates.append(matmul_rate())
+        began = time.perf_counter(), time.process_time()
+    pairs = (len(walls) - WARM_UP) * o.batch
     return {
-        "pairs_per_s": pairs / (wall_1 - wall_0),
-        "pairs_per_cpu_s": pairs / (cpu_1 - cpu_0),
+        "pairs_per_s": pairs / sum(walls[WARM_UP:]),
+        "pairs_per_cpu_s": pairs / sum(cpus[WARM_UP:]),
         "memory_mib": _memory(o.device) - idle,
+        "matmul_rate": statistics.median(rates[WARM_UP:]),
     }
 
 
@@ -256,37 +262,47 @@ def _memory(device: str) -> float:
 
 
 def flops_per_pair(size: str, shape: str, count: int) -> float:
-    """Model FLOPs of a pair in its cheapest form: prompt once, head on answers alone, cached reference."""
+    """Model FLOPs of a pair in its cheapest form: prompt once, head on answers alone, cached reference.
+
+    Attention counts by the pairs of tokens that a causal answer needs, nothing that a kernel computes twice or throws
+    away (model FLOPs of Chowdhery et al., 2022, appendix B, with the masked half left out).
+    """
     s = SIZES[size]
     d, heads, kv = s["hidden_size"], s["num_attention_heads"], s.get("num_key_value_heads", s["num_attention_heads"])
     layer = 2 * d * d + 2 * d * d * kv // heads + 3 * d * s["intermediate_size"]
     rows = examples(shape, count, s["vocab_size"])
-    total = answers = 0
-    for prompt, chosen, rejected in rows:
-        answers += len(chosen) + len(rejected)
-        total += len(prompt) + len(chosen) + len(rejected)
-    return 6 * (s["num_hidden_layers"] * layer * total + d * s["vocab_size"] * answers) / len(rows)
+    tokens = answered = looks = 0
+    for prompt, *answers in rows:
+        p, lengths = len(prompt), [len(answer) for answer in answers]
+        tokens += p + sum(lengths)
+        answered += sum(lengths)
+        looks += p * (p + 1) // 2 + sum(n * p + n * (n + 1) // 2 for n in lengths)
+    products = s["num_hidden_layers"] * (layer * tokens + 2 * d * looks) + d * s["vocab_size"] * answered
+    return 6 * products / len(rows)
 
 
-def matmul_rate(threads: int, device: str, dtype: str) -> float:
-    """FLOP/s of a 2048 x 2048 matrix product: the machine's own rate."""
+def matmul_rates(device: str, dtype: str) -> Callable[[], float]:
+    """Each call measures the FLOP/s of a 2048 x 2048 matrix product, the best of three: the machine's own rate now.
+
+    Its matrices are kept, so that what they hold counts as idle.
+    """
     import torch
 
-    torch.set_num_threads(threads)
-    a = torch.randn(2048, 2048, device=device, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32)
-    best = 1e9
-    for _ in range(8):
+    a, out = torch.randn(2, 2048, 2048, device=device, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32)
+
+    def once() -> float:
         began = time.perf_counter()
-        a @ a
+        torch.mm(a, a, out=out)
         if device == "cuda":
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began)
-    return 2 * 2048**3 / best
+        return time.perf_counter() - began
+
+    return lambda: 2 * 2048**3 / min(once() for _ in range(3))
 
 
 def compare(o: argparse.Namespace) -> None:
     """All sides in turn, `rounds` times; prints medians as a Markdown table."""
-    rate = 0.0
+    rates = []
     print(f"machine: {o.threads} threads, {o.device}, {o.dtype}\n")
     print("| model | shape | side | pairs/s | pairs/CPU-s | peak MiB above idle | model FLOPs / matmul rate |")
     print("|---|---|---|---|---|---|---|")
@@ -297,15 +313,15 @@ def compare(o: argparse.Namespace) -> None:
                 found: dict[str, list[dict[str, float]]] = {side: [] for side in o.sides.split(",")}
                 for _ in range(o.rounds):
                     for side in found:
-                        rate = max(rate, matmul_rate(o.threads, o.device, o.dtype))  # at its best between the sides
                         result = _in_process(o, side, folder, shape)
                         if result:
                             found[side].append(result)
+                            rates.append(result["matmul_rate"] / 1e9)
                             print(f"{size} {shape} {side}: {result['pairs_per_s']:.2f} pairs/s", file=sys.stderr)
                 flops = flops_per_pair(size, shape, o.batch * (o.steps + WARM_UP))
                 for side, results in found.items():
-                    _print_row(size, shape, side, results, flops / rate)
-    print(f"\nown matmul rate {rate / 1e9:.0f} GFLOP/s")
+                    _print_row(size, shape, side, results, flops)
+    print(f"\nown matmul rate {min(rates):.0f} to {max(rates):.0f} GFLOP/s")
 
 
 def _in_process(o: argparse.Namespace, side: str, folder: str, shape: str) -> dict[str, float] | None:
@@ -325,14 +341,15 @@ def _in_process(o: argparse.Namespace, side: str, folder: str, shape: str) -> di
     return found
 
 
-def _print_row(size: str, shape: str, side: str, results: list[dict[str, float]], seconds: float) -> None:
+def _print_row(size: str, shape: str, side: str, results: list[dict[str, float]], flops: float) -> None:
     if not results:
         print(f"| {size} | {shape} | {side} | not measured | | | |")
         return
     middle = {name: statistics.median(r[name] for r in results) for name in results[0]}
+    used = statistics.median(r["pairs_per_s"] * flops / r["matmul_rate"] for r in results)
     print(
         f"| {size} | {shape} | {side} | {middle['pairs_per_s']:.2f} | {middle['pairs_per_cpu_s']:.2f} "
-        f"| {middle['memory_mib']:.0f} | {middle['pairs_per_s'] * seconds:.0%} |",
+        f"| {middle['memory_mib']:.0f} | {used:.0%} |",
         flush=True,
     )
 
