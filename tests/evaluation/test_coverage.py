@@ -93,7 +93,7 @@ def test_coverage(experiment: Experiment, n: int, rate: float) -> None:
     assert 0.93 <= coverage(experiment, n, rate, repetitions=2000) <= 0.97
 
 
-@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("rate", [RATES[0], *(pytest.param(rate, marks=pytest.mark.slow) for rate in RATES[1:])])
 @pytest.mark.parametrize("experiment", COSTLY)
 def test_coverage_of_bootstraps_at_64_prompts(experiment: Experiment, rate: float) -> None:
     assert 0.93 <= coverage(experiment, 64, rate, repetitions=2000) <= 0.97

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SHORT = [
     "model.build.steps=20",
@@ -24,6 +26,7 @@ SHORT = [
 ]
 
 
+@pytest.mark.slow
 def test_the_hh_search_runs_on_real_pairs(shared_data: Path, tmp_path: Path) -> None:
     pairs, text = shared_data / "hh_rlhf", shared_data / "corpus" / "fairytales_val.jsonl.gz"
     paths = [

@@ -59,6 +59,7 @@ def test_trials_leave_and_come_back_and_a_method_joins(stub_study: Study) -> Non
     assert steps_done(search, "dpo-0000") == list(range(12)), "it goes on at the step at which it was paused"
 
 
+@pytest.mark.slow
 def test_a_stopped_search_goes_on(stub_study: Study) -> None:
     search = driver.create(stub_study)
     (search.path / "step_s").write_text("0.2")
