@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,16 @@ class TokenSet:
     def lengths(self) -> np.ndarray:
         """int64 [S] tokens of each sequence."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self.lengths.max())
+
+    @cached_property
+    def mean_example(self) -> float:
+        """Mean tokens of an example with its prompt counted once."""
+        return float(self.example_lengths().mean())
 
     def example_lengths(self) -> np.ndarray:
         """int64 [E] tokens of each example with its prompt counted once: what a prefix-shared forward pass costs."""

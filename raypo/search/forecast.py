@@ -150,7 +150,7 @@ def _train(trainer: Trainer, study: Study, label: str, tokens: TokenSet) -> floa
 def _blank(needs: tuple[str, ...], tokens: TokenSet) -> dict[str, np.ndarray]:
     """Zeros in the place of what the store will have: their values cost no time."""
     made = {"reference": lambda: np.zeros(len(tokens.ids), np.float32)}
-    made["mismatched"] = lambda: np.zeros(len(mismatched(tokens, int(tokens.lengths.max())).ids), np.float32)
+    made["mismatched"] = lambda: np.zeros(len(mismatched(tokens, tokens.longest).ids), np.float32)
     made["embeddings"] = lambda: np.ones((len(tokens), 8), np.float32) / np.sqrt(8)
     return {name: make() for name, make in made.items() if name in needs}
 

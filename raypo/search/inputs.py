@@ -38,7 +38,7 @@ def trial_inputs(materials: Materials, trainer: Trainer, entry: Entry, point: Ma
     if "reference" in needs:
         frozen["reference"] = reference_logps(materials, trainer, tokens)
     if "mismatched" in needs:
-        others = mismatched(tokens.set, int(tokens.set.lengths.max()))
+        others = mismatched(tokens.set, tokens.set.longest)
         key = {**tokens.key, "mismatched": True}
         frozen["mismatched"] = reference_logps(materials, trainer, Tokens(others, key))
     if LIVE_REFERENCE & set(needs) and _fit(materials, trainer, tokens):

@@ -109,7 +109,7 @@ class Trainer:
             reference=self.reference if live else None,
             reference_head=(head or self.reference.policy.head) if heads else None,
             moving=self._moving if "moving_reference" in needs else None,
-            mismatched=mismatched(data, int(data.lengths.max())) if "mismatched" in needs else None,
+            mismatched=mismatched(data, data.longest) if "mismatched" in needs else None,
         )
 
     @property
@@ -217,12 +217,12 @@ class Trainer:
         if self._longest_shared is None:
             self._longest_shared = longest_shared(self.engine)
             self._joins = self._longest_shared > 0 and not self.partitioned and joins_rows(self.engine)
-        fits = int(tokens.lengths.max()) <= self._longest_shared
+        fits = tokens.longest <= self._longest_shared
         shared = fits and tokens.examples.shape[1] > 1
         if self.partitioned or self.engine.device.type != "cpu":
             return Layout(shared, "padded")
-        long = tokens.example_lengths().mean() >= JOINED_FROM
-        return Layout(shared, "joined" if fits and long and self._joins else "by_width")
+        joins = fits and self._joins and tokens.mean_example >= JOINED_FROM
+        return Layout(shared, "joined" if joins else "by_width")
 
     def _micro_batch(self, tokens: TokenSet, examples: np.ndarray, prompts: bool) -> MicroBatch:
         return MicroBatch.of(tokens, examples, self.layout(tokens), prompts)
