@@ -63,17 +63,17 @@ def longest_shared(engine: Engine) -> int:
 
 
 @torch.no_grad()
-def joins_rows(engine: Engine) -> bool:
-    """Whether rows may lie behind one another: on a CPU, for a model whose attention takes them part by part."""
-    if engine.device.type != "cpu" or engine.policy.plain.config._attn_implementation != branches.NAME:
-        return False
+def longest_joined(engine: Engine) -> int:
+    """The longest sequence whose row may lie behind others, 0 for none: where attention takes rows part by part."""
+    if engine.policy.plain.config._attn_implementation != branches.NAME:
+        return 0
     tokens = _probe(engine)
     try:
         joined = _log_probs(engine, tokens, Layout(False, "joined"))
     except (TypeError, ValueError, RuntimeError):
-        return False
+        return 0
     off = float((joined - _log_probs(engine, tokens, ALONE)).abs().max())
-    return off <= TOLERANCE[engine.policy.plain.dtype]
+    return _window(engine) if off <= TOLERANCE[engine.policy.plain.dtype] else 0
 
 
 def _window(engine: Engine) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from raypo.training.layout import Layout, MicroBatch
 from raypo.training.model import Head
 from raypo.training.needs import LIVE_REFERENCE, Supply
 from raypo.training.optim import lr_at
-from raypo.training.probe import check_head, joins_rows, longest_shared
+from raypo.training.probe import check_head, longest_joined, longest_shared
 from raypo.training.reference import LiveCopy, present_head
 from raypo.training.session import Session, check_data
 from raypo.training.settings import EngineSetup, Optimisation, Run
@@ -51,8 +51,6 @@ class Trainer:
         self._reference: LiveCopy | None = None
         self._head: Head | None = None
         self._moving: LiveCopy | None = None
-        self._longest_shared: int | None = None
-        self._joins = False
         check_head(self.engine)
 
     # A run ----------------------------------------------------------------------------------------------------------
@@ -214,15 +212,19 @@ class Trainer:
 
     def layout(self, tokens: TokenSet) -> Layout:
         """How the examples of a token set go through the model."""
-        if self._longest_shared is None:
-            self._longest_shared = longest_shared(self.engine)
-            self._joins = self._longest_shared > 0 and not self.partitioned and joins_rows(self.engine)
-        fits = tokens.longest <= self._longest_shared
-        shared = fits and tokens.examples.shape[1] > 1
+        shared = tokens.examples.shape[1] > 1 and tokens.longest <= self._longest_shared
         if self.partitioned or self.engine.device.type != "cpu":
             return Layout(shared, "padded")
-        joins = fits and self._joins and tokens.mean_example >= JOINED_FROM
+        joins = tokens.mean_example >= JOINED_FROM and tokens.longest <= self._longest_joined
         return Layout(shared, "joined" if joins else "by_width")
+
+    @cached_property
+    def _longest_shared(self) -> int:
+        return longest_shared(self.engine)
+
+    @cached_property
+    def _longest_joined(self) -> int:
+        return longest_joined(self.engine)
 
     def _micro_batch(self, tokens: TokenSet, examples: np.ndarray, prompts: bool) -> MicroBatch:
         return MicroBatch.of(tokens, examples, self.layout(tokens), prompts)

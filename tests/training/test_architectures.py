@@ -67,7 +67,11 @@ def test_models_that_cannot_share_say_so_and_train(name, tmp_path, caplog):
     trainer, tokens = trainer_for(NOT_SHARING[name], tmp_path), token_set(examples=6, longest=30)
     with caplog.at_level(logging.WARNING):
         assert not trainer.layout(tokens).shared
-    assert "prompts are not shared" in caplog.text
+        assert "prompts are not shared" in caplog.text
+        caplog.clear()
+        other = trainer_for(NOT_SHARING[name], tmp_path / "other")
+        assert other.layout(token_set("unpaired", longest=300)) == Layout(False, "by_width")
+    assert not caplog.text, "one completion a prompt shares nothing"
     trainer.begin(Run("dpo", {}, Optimisation(lr=1e-3, batch_size=6, steps=3), 0), tokens)
     seen = []
     trainer.train(3, seen.append)

@@ -74,7 +74,8 @@ def on_long_rows(trainer: Trainer) -> dict[str, list[tuple[float, float]]]:
     tokens, found = token_set(longest=200), {}
     for joins in (True, False):
         trainer.begin(SHORT, tokens)
-        trainer._joins = trainer._joins and joins
+        if not joins:
+            trainer._longest_joined = 0
         found[trainer.layout(tokens).rows] = go_on(trainer)
     return found
 
