@@ -1,6 +1,6 @@
 """The driver that chaos kills: begins a search, or goes on with it, and exits 0 when it has ended.
 
-python tests/chaos/search.py STORAGE NAME SEED TRIALS [--address HOST:PORT] [--real] [--resources JSON]
+python tests/chaos/search.py STORAGE NAME SEED TRIALS [--address HOST:PORT] [--real] [--resources JSON] [--pruner NAME]
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def study_of(words: argparse.Namespace) -> Any:
         "resources": {**shape["resources"], **words.resources},
         "name": words.name,
         "storage": str(words.storage),
-        "search": {"trials": words.trials // 2, "sampler": "tpe", "pruner": "median", "seed": words.seed},
+        "search": {"trials": words.trials // 2, "sampler": "tpe", "pruner": words.pruner, "seed": words.seed},
     }
     return build(content, words.name)
 
@@ -78,6 +78,7 @@ class Silent:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("storage", type=Path)
+    parser.add_argument("--pruner", default="median")
     parser.add_argument("name")
     parser.add_argument("seed", type=int)
     parser.add_argument("trials", type=int)

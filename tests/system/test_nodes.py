@@ -71,7 +71,7 @@ def begin(nodes: Nodes, storage: Path, step_s: float) -> subprocess.Popen[bytes]
     (storage / "growing" / "step_s").write_text(str(step_s))
     words = [sys.executable, str(CHAOS / "search.py"), str(storage), "growing", "0", str(TRIALS)]
     with (storage / "log").open("wb") as log:
-        also = ["--address", nodes.address, "--resources", RESOURCES]
+        also = ["--address", nodes.address, "--resources", RESOURCES, "--pruner", "none"]
         return subprocess.Popen([*words, *also], stdout=log, stderr=log)
 
 
