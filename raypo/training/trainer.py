@@ -28,11 +28,13 @@ from raypo.training.needs import LIVE_REFERENCE, Supply
 from raypo.training.optim import lr_at
 from raypo.training.probe import check_head, longest_joined, longest_shared
 from raypo.training.reference import LiveCopy, present_head
-from raypo.training.session import Session, check_data
+from raypo.training.session import Session, check_data, check_scores
 from raypo.training.settings import EngineSetup, Optimisation, Run
 
 JOINED_FROM = 128
-"""Mean tokens of an example from which on joined rows are faster than rows of one width side by side."""
+"""Mean tokens of an example from which on joined rows are faster than passes by width, measured on a small model.
+
+A larger one loses nothing by them on shorter examples, and gains little."""
 OnStep = Callable[[dict[str, float]], None]
 Frozen = Mapping[str, np.ndarray]
 """What the store has: "reference" and "mismatched" log-probs, flat as their token sets' ids, "embeddings" [E, D],
@@ -65,6 +67,7 @@ class Trainer:
         hyperparameters = method.resolve(run.hyperparameters)
         needs = method.needs_for(**hyperparameters)
         check_data(method, needs, data, frozen or {}, self.setup.zero_stage)
+        check_scores(method, hyperparameters, data)
         self._prepare_engine(critic="value" in needs, optimisation=run.optimisation)
         torch.manual_seed(run.seed)
         if self._head is None and "hidden" in (frozen or {}):
@@ -184,7 +187,10 @@ class Trainer:
     # Measuring ------------------------------------------------------------------------------------------------------
 
     def evaluate(self, data: TokenSet, frozen: Frozen | None = None) -> dict[str, float]:
-        """Metrics of the running method on other data: means over examples, whatever the batches and ranks."""
+        """Metrics of the running method on other data: means over examples, whatever the batches and ranks.
+
+        Examples whose scores the method cannot take are left out; no metrics are left of none.
+        """
         run = self.running
         check_data(run.method, run.needs, data, frozen or {}, self.setup.zero_stage)
         return run.evaluate(self._supply(run.needs, data, frozen or {}, run.supply.state))

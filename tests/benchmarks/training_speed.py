@@ -7,7 +7,9 @@ Every measurement is a process of its own; rounds go through all sides in turn, 
 hits them alike. TRL (1.16) may live in another environment. Neither Ray nor a hub is needed: models have random
 weights, texts are random words whose lengths are drawn like those of Anthropic HH and of UltraFeedback. Beside the
 clock, CPU seconds are taken: on a machine that is shared they are the steadier figure. The machine's own matmul rate
-is taken between the steps, so that a neighbour slows both alike.
+is taken between the steps, so that a neighbour slows both alike. Each side goes through its data twice and is measured
+the second time: until the longest batch has been seen, a step also waits for memory that it takes for the first time,
+once in the life of a process that trains for hours.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ SIZES: dict[str, dict[str, Any]] = {
 """The two large ones have the shapes of Qwen2.5."""
 SHAPES = {"hh": (150, 68, 512), "ultrafeedback": (160, 380, 1024)}
 """(mean prompt, mean answer, most) tokens; log-normal with a spread of 0.8."""
-WARM_UP = 2
+EPOCHS = 2
+"""The last one is measured."""
 
 
 def examples(shape: str, count: int, vocabulary: int) -> list[tuple[list[int], list[int], list[int]]]:
@@ -114,7 +117,7 @@ def raypo(o: argparse.Namespace, rows: list[Any], stage: int = 0) -> Iterator[No
     dtype = "bf16" if o.dtype == "bf16" else "fp32"
     setup = EngineSetup(o.model, dtype, zero_stage=max(stage, dtype == "bf16"), micro_batch_size=o.batch)  # type: ignore[arg-type]
     trainer, tokens = Trainer(setup), token_set(rows)
-    optimisation = Optimisation(lr=1e-6, batch_size=o.batch, epochs=1, schedule="constant", warmup=0.0)
+    optimisation = Optimisation(lr=1e-6, batch_size=o.batch, epochs=EPOCHS, schedule="constant", warmup=0.0)
     trainer.begin(Run("dpo", {}, optimisation, 0), tokens, {"reference": np.full(len(tokens.ids), -9.0, np.float32)})
     for step in range(trainer.total_steps):
         trainer.train(step + 1)
@@ -135,7 +138,7 @@ def bare(o: argparse.Namespace, rows: list[Any]) -> Iterator[None]:
     policy = load_policy(EngineSetup(o.model, "bf16" if o.dtype == "bf16" else "fp32", zero_stage=1)).to(device)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.0, fused=True)
     plan = Plan.of(tokens, o.batch, seed=0)
-    for step in range(plan.steps_per_epoch):
+    for step in range(EPOCHS * plan.steps_per_epoch):
         batch = MicroBatch.of(tokens, plan.at(step), Layout(True, "joined" if o.device == "cpu" else "padded"))
         logps = batch.spread(policy(tuple(p.to(device) for p in batch.passes))[0]).sum(-1)
         reference = torch.from_numpy(np.full(len(logps), -9.0, np.float32)).to(device) * batch.mask.to(device).sum(-1)
@@ -170,7 +173,7 @@ def trl(o: argparse.Namespace, rows: list[Any], precompute: bool) -> Iterator[No
             marks[0]()
 
     config = DPOConfig(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=o.batch, num_train_epochs=1, learning_rate=1e-6,
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=o.batch, num_train_epochs=EPOCHS, learning_rate=1e-6,
         lr_scheduler_type="constant", bf16=o.dtype == "bf16", use_cpu=o.device == "cpu", gradient_checkpointing=False,
         max_length=SHAPES[o.shape][2], precompute_ref_log_probs=precompute, report_to=[], save_strategy="no",
         logging_strategy="no", disable_tqdm=True,
@@ -227,7 +230,7 @@ def measure(o: argparse.Namespace) -> dict[str, float]:
     if o.device == "cpu":
         torch.set_num_threads(o.threads)
     vocabulary = json.loads((Path(o.model) / "config.json").read_text())["vocab_size"]
-    rows = examples(o.shape, o.batch * (o.steps + WARM_UP), vocabulary)
+    rows = examples(o.shape, o.batch * o.steps, vocabulary)
     # An idle process holds its libraries; what is counted is the model, its training and the data.
     importlib.import_module("trl.trainer.dpo_trainer" if o.measure.startswith("trl") else "raypo.training.trainer")
     if o.measure == "raypo-zero2":
@@ -243,12 +246,12 @@ def measure(o: argparse.Namespace) -> dict[str, float]:
         cpus.append(time.process_time() - began[1])
         rates.append(matmul_rate())
         began = time.perf_counter(), time.process_time()
-    pairs = (len(walls) - WARM_UP) * o.batch
+    pairs = o.steps * o.batch
     return {
-        "pairs_per_s": pairs / sum(walls[WARM_UP:]),
-        "pairs_per_cpu_s": pairs / sum(cpus[WARM_UP:]),
+        "pairs_per_s": pairs / sum(walls[-o.steps :]),
+        "pairs_per_cpu_s": pairs / sum(cpus[-o.steps :]),
         "memory_mib": _memory(o.device) - idle,
-        "matmul_rate": statistics.median(rates[WARM_UP:]),
+        "matmul_rate": statistics.median(rates[-o.steps :]),
     }
 
 
@@ -318,7 +321,7 @@ def compare(o: argparse.Namespace) -> None:
                             found[side].append(result)
                             rates.append(result["matmul_rate"] / 1e9)
                             print(f"{size} {shape} {side}: {result['pairs_per_s']:.2f} pairs/s", file=sys.stderr)
-                flops = flops_per_pair(size, shape, o.batch * (o.steps + WARM_UP))
+                flops = flops_per_pair(size, shape, o.batch * o.steps)
                 for side, results in found.items():
                     _print_row(size, shape, side, results, flops)
     print(f"\nown matmul rate {min(rates):.0f} to {max(rates):.0f} GFLOP/s")
