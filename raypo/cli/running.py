@@ -67,14 +67,11 @@ def resume(
     json_: Json = False,
 ) -> None:
     """Go on with a search that was interrupted or paused, or with one trial to the end of its schedule."""
-    from raypo.search import driver
-    from raypo.search.commands import Commands
+    from raypo.search.searches import opened
 
-    found = driver.opened(storage, name)
-    halted = Commands(found.ledger).standing().halted
-    if trial is not None or halted or holder(found.copy) is not None:
+    if trial is not None or holder(opened(storage, name).copy) is not None:
         send(name, storage, "resume", runs=True, trial=trial)
-    _go_on(found, address, json_)
+    _go_on(name, storage, address, json_)
 
 
 @app.command()
@@ -87,19 +84,26 @@ def extend(
     json_: Json = False,
 ) -> None:
     """Add trials or hours to a search, and go on with it where it does not run."""
-    from raypo.search import driver
+    from raypo.search.searches import check_extension, opened
 
     if not trials and not hours:
         raise StudyError("extend: give --trials N, --hours H, or both")
+    check_extension(opened(storage, name).study(), trials)
     send(name, storage, "extend", runs=True, trials=trials, hours=hours)
-    _go_on(driver.opened(storage, name), address, json_)
+    _go_on(name, storage, address, json_)
 
 
-def _go_on(found: Any, address: str | None, json_: bool) -> None:
-    """Run a search unless a driver does."""
+def _go_on(name: str, storage: str, address: str | None, json_: bool) -> None:
+    """Run a search unless a driver does; a pause ends here, or nothing of it would run."""
+    from raypo.search.commands import Commands
+    from raypo.search.searches import opened
     from raypo.terminal import Terminal
 
+    found = opened(storage, name)
     if holder(found.copy) is None:
+        if Commands(found.ledger).standing().halted:
+            send(name, storage, "resume", runs=True, trial=None)
+            err.print(f"{name} was paused; all of it goes on")
         run(found, found.study(), Terminal(out, quiet=json_), address, json_)
 
 

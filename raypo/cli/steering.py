@@ -8,7 +8,7 @@ import typer
 
 from raypo.cli.common import DEFAULT_STORAGE, Address, Json, Name, Storage, app, out, send
 from raypo.cli.running import run
-from raypo.errors import StudyError
+from raypo.errors import RaypoError, StudyError
 
 Trial = Annotated[str | None, typer.Option("--trial", help="one trial, such as dpo-0007; the whole search without")]
 Values = Annotated[list[str] | None, typer.Option("--set", help="name=value")]
@@ -89,13 +89,18 @@ def fork(
     json_: Json = False,
 ) -> None:
     """Start a new search from another one's study; finished trials that still hold are taken over."""
-    from raypo.search import forking
-    from raypo.search.driver import opened
+    from raypo.search import forking, searches
+    from raypo.search.preflight import check
     from raypo.terminal import Terminal
 
-    made = forking.fork(opened(storage, name), new, set_ or [])
+    terminal = Terminal(out, quiet=json_)
+    made = forking.fork(searches.opened(storage, name), new, set_ or [], lambda study: check(study, terminal.say))
     if not json_:
         out.print(f"{new}: {len(made.taken)} finished trials of {name} hold, {len(made.dropped)} do not")
         for trial, reason in made.dropped.items():
             out.print(f"  {trial}: {reason}")
-    run(made.search, made.study, Terminal(out, quiet=json_), address, json_)
+    try:
+        run(made.search, made.study, terminal, address, json_)
+    except RaypoError:
+        searches.discard_if_empty(made.search, made.taken.values())
+        raise

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from raypo.errors import MethodError
-from raypo.methods._annotations import Bounds, Carries, OnlyIf, Unit
+from raypo.methods._annotations import Bounds, Carries, GapAbove, OnlyIf, Unit
 from raypo.methods._check import check_corners
 from raypo.methods._log_partition import FullLogPartition
 from raypo.methods._method import NEEDS, Method
@@ -34,6 +34,7 @@ __all__ = [
     "Bounds",
     "Carries",
     "FullLogPartition",
+    "GapAbove",
     "Hyperparameter",
     "LogPartition",
     "Loss",

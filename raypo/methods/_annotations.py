@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Annotated
@@ -52,7 +53,7 @@ class OnlyIf:
     """Marks an input that a method needs only while one hyperparameter has one value."""
 
     hyperparameter: str
-    value: str
+    value: str | bool
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,14 @@ class Carries:
 
     field: str
     candidates: int = 0
+
+
+@dataclass(frozen=True)
+class GapAbove:
+    """Marks pairs of which a method takes only those with scores far enough apart.
+
+    The chosen answer's score minus the rejected one's must lie above the limit of one hyperparameter's value.
+    """
+
+    hyperparameter: str
+    limits: Mapping[str, float]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from raypo.errors import MethodError
-from raypo.methods._annotations import Carries, OnlyIf
+from raypo.methods._annotations import Carries, GapAbove, OnlyIf
 from raypo.methods._scores import Loss, Pairs, Ranked, Scores, Unpaired
 from raypo.methods._signature import REQUIRED, Hyperparameter, first, flatten, nearest, read_hyperparameters
 
@@ -27,6 +27,8 @@ NEEDS: Mapping[str, str] = {
     "state": "numbers that change from step to step",
 }
 """What a method may ask of the trainer, by the name of its parameter."""
+OF_A_MICRO_BATCH = {"mismatched", "batch"}
+"""Needs that hold a whole micro-batch over all ranks: what is made of them depends on its size."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Method:
 
     `needs` names the inputs beside the policy that the method may ask for; `needs_for` those that it asks for under
     given hyperparameters. `carries` names the fields ("score", "unit") that its data must have, `candidates` the
-    least number of completions per prompt.
+    least number of completions per prompt, `gap` how far apart the scores of a pair must be.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Method:
     state_type: Any
     carries: tuple[str, ...]
     candidates: int
+    gap: GapAbove | None
     summary: str
     equation: str
     paper: str
@@ -78,6 +81,7 @@ class Method:
             state_type=hints.get("state"),
             carries=tuple(marker.field for marker in carried),
             candidates=max((marker.candidates for marker in carried), default=0),
+            gap=first(markers, GapAbove),
             summary=summary,
             equation=equation,
             paper=paper,
@@ -106,6 +110,20 @@ class Method:
         values = self.resolve(hyperparameters)
         conditions = self.conditions
         return tuple(n for n in self.needs if n not in conditions or _holds(conditions[n], values))
+
+    def of_a_micro_batch(self, **hyperparameters: object) -> bool:
+        """Whether the loss is defined on a micro-batch of all ranks, so that its size changes what is trained."""
+        return not OF_A_MICRO_BATCH.isdisjoint(self.needs_for(**hyperparameters))
+
+    def too_close(self, value: str, found: str, example: str) -> str:
+        """What to say of pairs with too small a score gap for this value of the hyperparameter that decides on it."""
+        assert self.gap is not None, "a method without it takes any gap"
+        name, lowest = self.gap.hyperparameter, self.gap.limits[value]
+        return (
+            f"{self.name} needs score gaps (chosen minus rejected) above {lowest:g} for {name} {value}, {found} have "
+            f"none such: {example}; drop them with the transform filter: {{min_margin: ...}} above {lowest:g}, after "
+            f"any flip_labels, or set another {name}"
+        )
 
     def loss(self, policy: Any, *inputs: Any, **named: Any) -> Loss:
         """The function, checked: `inputs` in the order of `needs_for` or by name, hyperparameters by name."""

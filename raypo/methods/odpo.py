@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+from math import inf
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from raypo.errors import MethodError
-from raypo.methods._annotations import Carries, NonNegative, PerNat
+from raypo.methods._annotations import Carries, GapAbove, NonNegative, PerNat
 from raypo.methods._metrics import pair_metrics
 from raypo.methods._primitives import log_ratios, neg_logsigmoid
 from raypo.methods._scores import Loss, Pairs, metric
 
+LOWEST_GAP = {"log": 0.0, "log1p": -1.0, "identity": -inf}
+
 
 def odpo(
-    policy: Annotated[Pairs, Carries("score")],
+    policy: Annotated[Pairs, Carries("score"), GapAbove("scale", LOWEST_GAP)],
     reference: Pairs,
     *,
     beta: PerNat = 0.1,
@@ -50,7 +53,7 @@ def _gap(policy: Pairs) -> Tensor:
 
 
 def _scaled(gap: Tensor, scale: str) -> Tensor:
-    lowest = {"log": 0.0, "log1p": -1.0, "identity": -torch.inf}[scale]
+    lowest = LOWEST_GAP[scale]
     if not (gap > lowest).all():
         raise MethodError(
             f"odpo.scale: {scale} needs score gaps above {lowest:g}, got {gap.min():g}; drop ties or use identity"

@@ -17,7 +17,7 @@ KlMode = Literal["k3_ref", "exact", "head", "legacy"]
 def offline_ppo(
     policy: Unpaired,
     reference: Unpaired,
-    batch: Batch,
+    batch: Annotated[Batch | None, OnlyIf("whiten", True)] = None,
     value: Annotated[Tensor | None, OnlyIf("advantage", "gae")] = None,
     token_kl: Annotated[Tensor | None, OnlyIf("kl_mode", "exact")] = None,
     *,
@@ -50,7 +50,7 @@ def offline_ppo(
     By hand: policy == reference: rho = 1, KL = 0, so a desirable completion costs -1.
 
     >>> policy = Unpaired.of(torch.tensor([[-1.0, -2.0]]), None, torch.tensor([True]))
-    >>> offline_ppo(policy, policy, Batch()).mean().item()
+    >>> offline_ppo(policy, policy).mean().item()
     -1.0
     """
     order = torch.argsort(~policy.scores.mask, dim=-1, stable=True)
@@ -66,6 +66,7 @@ def offline_ppo(
         target = discounted_sum(label * last, gamma) - (label * last if returns == "exclusive" else 0.0)
         critic = critic_weight * _critic(values, target, mask)
     if whiten:
+        assert batch is not None  # as above
         advantages = whitened(advantages, mask, batch)
 
     low, high = (1 - epsilon, 1 + epsilon) if clip == "symmetric" else (epsilon, 1 / epsilon)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Mapping
 from functools import partial
 
 from optuna.trial import FrozenTrial
 
+from raypo.errors import StudyError
 from raypo.search.budget import Position
 from raypo.search.clock import Timeline
 from raypo.search.constraints import Rules, parse_rules
-from raypo.search.ledger import Ledger, Row
+from raypo.search.ledger import Ledger, Row, trial_name
 from raypo.search.pruning import clock_of, pruner_name
 from raypo.search.samplers import RepeatableSampler, make_sampler, seed_of
 from raypo.study import Study
@@ -31,25 +34,43 @@ class Drawing:
         """Go on with a study that has methods more."""
         self._study = study
         for label in study.methods.keys() - self._samplers.keys():
-            self._samplers[label] = self._sampler(label)
+            self._samplers[label] = sampler_of(study, label)
             self._timelines[label] = Timeline(clock_of(study, label))
 
-    def count(self, label: str) -> int:
-        """Trials of a method that were drawn."""
-        return self._ledger.known(label).drawn
+    def counts(self, targets: Mapping[str, int | None], dropped: Collection[str]) -> dict[str, int]:
+        """Trials drawn of each method that may still get some; a target of None has no end."""
+        drawn = {label: self._ledger.known(label).drawn for label in self._study.methods if label not in dropped}
+        return {
+            label: count
+            for label, count in drawn.items()
+            if count < (targets[label] or math.inf)
+            and not self._samplers[label].used_up(self._ledger.study(label), self._ledger.known(label))
+        }
 
     def draw(self, position: Position) -> Row | None:
-        """The next trial, or None where none may begin or it has to wait for results."""
+        """The next trial, or None where none may begin or it has to wait for results.
+
+        An enqueued one whose values leave no room for the others comes back failed.
+        """
         for label in self._asked_for(position.order()):
             if position.lead(label) > self._concurrent or not position.may_start(label):
                 continue  # one that has to wait for results must not be left far behind
             now = self._begins(label)
             if now is None and self._looks:
                 continue
-            number = self._ledger.known(label).next_number
-            seed = seed_of(self._study.search.seed, f"{label}/training", number)
-            return self._ledger.ask(label, self._samplers[label], seed, now)
+            return self._ask(label, now)
         return None
+
+    def _ask(self, label: str, now: float | None) -> Row:
+        known = self._ledger.known(label)
+        number, enqueued = known.next_number, bool(known.waiting)
+        seed = seed_of(self._study.search.seed, f"{label}/training", number)
+        try:
+            return self._ledger.ask(label, self._samplers[label], seed, now)
+        except StudyError as error:
+            if not enqueued:
+                raise
+            return self._ledger.end(self._ledger.row(trial_name(label, number)), "failed", str(error))
 
     @property
     def _looks(self) -> bool:
@@ -72,15 +93,16 @@ class Drawing:
         asked = {label for label in order if any(map(_by_command, self._ledger.known(label).waiting))}
         return sorted(order, key=lambda label: label not in asked)
 
-    def _sampler(self, label: str) -> RepeatableSampler:
-        space = {name: axis.distribution() for name, axis in self._study.space(label).items()}
-        settings = self._study.search
-        rules = rules_of(self._study, label)
-        return make_sampler(settings.sampler, settings.seed, space, rules=rules, clock=clock_of(self._study, label))
-
 
 def _by_command(trial: FrozenTrial) -> bool:
     return not str(trial.user_attrs.get("source", "")).startswith(PRIOR)
+
+
+def sampler_of(study: Study, label: str) -> RepeatableSampler:
+    """The study's sampler over the space of a method."""
+    space = {name: axis.distribution() for name, axis in study.space(label).items()}
+    settings, rules = study.search, rules_of(study, label)
+    return make_sampler(settings.sampler, settings.seed, space, rules=rules, clock=clock_of(study, label))
 
 
 def rules_of(study: Study, label: str) -> Rules:

@@ -2,8 +2,9 @@
 
 A trial holds where the new study would train it to the same figures: same method and resolved point, same seed of the
 search, same model, data and objective. How it was executed (slots, workers, tracking) and how points are chosen
-(sampler, pruner, trials) make no difference to it. Its further seeds hold with it, and so do those of its confirmation
-while the prompts of the confirmation are the same: what is missing of them is trained, and nothing twice.
+(sampler, pruner, trials) make no difference to it, but that a method whose loss is defined on a micro-batch of all
+workers needs the same size and workers. Its further seeds hold with it, and so do those of its confirmation while the
+prompts of the confirmation are the same: what is missing of them is trained, and nothing twice.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raypo.search.drawing import PRIOR, rules_of
 from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
+from raypo.search.ledger import Ledger
+from raypo.search.points import priors_of
 from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row, renamed
 from raypo.search.searches import SearchFolder, create
 from raypo.search.view import fits
-from raypo.spaces import Value
+from raypo.spaces import Space, Value
 from raypo.study import Study, build
 from raypo.study.loading import override
 
@@ -39,22 +43,27 @@ class Fork:
     dropped: dict[str, str]
 
 
-def fork(old: SearchFolder, name: str, overrides: Sequence[str]) -> Fork:
-    """Make a new search of the old one's study with `a.b=value` overrides.
+def fork(
+    old: SearchFolder, name: str, overrides: Sequence[str], look: Callable[[Study], None] = lambda _: None
+) -> Fork:
+    """Make a new search of the old one's study with `a.b=value` overrides, beside the old one unless they say where.
+
+    `look` is shown the new study before anything of it is made, and may refuse it.
 
     Raises:
         StudyError: the changed study cannot be; StorageError: the name is taken.
     """
     before = old.study()
-    content = before.written()
+    content = {**before.written(), "storage": old.copy.storage}
     for text in overrides:
         override(content, text)
     content["name"] = name
     study = build(content, f"fork of {old.name}", allow_code=before.allow_code)
+    look(study)
     search = create(study, name, forked_from=old.name)
-    ledger = search.ledger
+    ledger, earlier = search.ledger, old.ledger
     taken, dropped, stored = {}, {}, old.copy.files(old.path / "trials")
-    for row in old.ledger.rows():
+    for row in earlier.rows():
         if row.state != "finished":
             continue
         reason = why_not(before, study, row)
@@ -62,9 +71,9 @@ def fork(old: SearchFolder, name: str, overrides: Sequence[str]) -> Fork:
             dropped[row.name] = reason
             continue
         point = _point(before, row)
-        params = {axis: point[axis] for axis in study.space(row.label)}
-        space = {axis: form.distribution() for axis, form in study.space(row.label).items()}
-        kept = ledger.adopt(old.ledger.frozen(row), row, params, space, f"{old.name}/{row.name}")
+        space = {axis: form.distribution() for axis, form in _active(study, row.label, point).items()}
+        params = {axis: point[axis] for axis in space}
+        kept = ledger.adopt(earlier.frozen(row), row, params, space, _source(earlier, study, row))
         taken[row.name] = kept.name
         same = before.confirm.prompts == study.confirm.prompts
         own = (f"{row.name}/", f"{row.name}.")
@@ -96,17 +105,18 @@ def why_not(before: Study, after: Study, row: Row) -> str | None:
     own = after.model.sft is not None and after.model.sft.source is None
     if own and before.fixed_transforms() != after.fixed_transforms():
         return "data.transforms differs for model.sft"
-    return _point_differs(before, after, row.label, point)
+    return _point_differs(before, after, row.label, point) or _micro_batch_differs(before, after, row.label, point)
 
 
 def _point_differs(before: Study, after: Study, label: str, point: dict[str, Value]) -> str | None:
-    for name, value in after.fixed(label).items():
+    fixed, searched = after.fixed(label), _active(after, label, point)
+    for name, value in fixed.items():
         if name not in point or point[name] != value:
             return f"{name} is {value!r} now, it was {point.get(name)!r}"
-    for name, space in after.space(label).items():
+    for name, space in searched.items():
         if name not in point or not fits({name: point[name]}, {name: space.distribution()}):
             return f"{name}={point.get(name)!r} lies outside of {space.written()}"
-    gone = sorted(point.keys() - after.axes(label).keys() - {n for n in point if n.startswith("data.")})
+    gone = sorted(point.keys() - fixed.keys() - searched.keys() - {n for n in point if n.startswith("data.")})
     if gone:
         return f"{gone[0]} is set no more, it was {point[gone[0]]!r}"
     try:
@@ -114,6 +124,42 @@ def _point_differs(before: Study, after: Study, label: str, point: dict[str, Val
     except KeyError:
         same = False
     return None if same else "data.transforms differs"
+
+
+def _micro_batch_differs(before: Study, after: Study, label: str, point: dict[str, Value]) -> str | None:
+    """Why a loss that is defined on a micro-batch over all workers is another one now."""
+    method = before.methods[label].method
+    if not method.of_a_micro_batch(**{name: point[name] for name in method.hyperparameters if name in point}):
+        return None
+    sizes = {
+        "training.micro_batch_size": (before.training.micro_batch_size, after.training.micro_batch_size),
+        "resources.workers": (before.resources.workers, after.resources.workers),
+    }
+    found = (
+        f"{name} is {now} now, it was {was}, and the loss of {method.name} is defined on a micro-batch of all workers"
+        for name, (was, now) in sizes.items()
+        if was != now
+    )
+    return next(found, None)
+
+
+def _active(study: Study, label: str, point: Mapping[str, Value]) -> dict[str, Space]:
+    """The searched axes that apply to a point by the study's conditions; one that the point lacks stands for itself."""
+    space = study.space(label)
+    values = {name: point.get(name, axis.values[0]) for name, axis in space.items()}
+    return {name: space[name] for name in rules_of(study, label).active(values)}
+
+
+def _source(earlier: Ledger, study: Study, row: Row) -> str:
+    """Where a trial comes from: a published point has its place in the new study, so that it is not tried again."""
+    trial = earlier.frozen(row)
+    while "replaces" in trial.user_attrs:
+        trial = earlier.trial(row.label, trial.user_attrs["replaces"])
+    if str(trial.user_attrs.get("source", "")).startswith(PRIOR):
+        for index, prior in enumerate(priors_of(study, row.label)[0]):
+            if all(row.params.get(name, value) == value for name, value in prior.items()):
+                return f"{PRIOR}{index}"
+    return f"{earlier.search}/{row.name}"
 
 
 def _point(study: Study, row: Row) -> dict[str, Value]:

@@ -2,10 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial
 
 from raypo.errors import StudyError
 from raypo.search.constraints import Rules
@@ -31,6 +32,28 @@ def grid_cells(space: Mapping[str, BaseDistribution], rules: Rules, seed: int) -
         raise StudyError(f"search.constraints: none of the grid's {count} cells is allowed; relax a constraint")
     ordered = list(cells.values())
     return [ordered[index] for index in np.random.default_rng(seed).permutation(len(ordered))]
+
+
+def free_cells(cells: Sequence[dict[str, Value]], trials: Iterable[FrozenTrial]) -> list[dict[str, Value]]:
+    """The cells that no trial has; enqueued trials may have taken any."""
+    taken = {cell_key(trial.params) for trial in trials}
+    return [cell for cell in cells if cell_key(cell) not in taken]
+
+
+def next_cell(
+    cells: Sequence[dict[str, Value]], trials: Iterable[FrozenTrial], given: Mapping[str, Value]
+) -> dict[str, Value]:
+    """The first cell with the values `given` that no trial has; an axis that a cell leaves out agrees with any value.
+
+    Raises:
+        StudyError: they are all tried.
+    """
+    for cell in free_cells(cells, trials):
+        if all(cell.get(name, value) == value for name, value in given.items()):
+            return dict(cell)
+    which = f"none of the {len(cells)} cells of the grid is left with {dict(given)}"
+    all_ = f"all {len(cells)} cells of the grid are tried"
+    raise StudyError(f"search.trials: {which if given else all_}; add values to an axis")
 
 
 def cell_key(values: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:

@@ -10,6 +10,7 @@ from raypo.search.commands import Command
 from raypo.search.conductor import LedgerConductor
 from raypo.search.ledger import Row
 from raypo.search.points import point_of
+from raypo.search.searches import check_extension
 
 RESUMABLE = ("paused", "pruned", "stopped", "failed")
 OUT_OF_BUDGET = "the budget is spent"
@@ -36,6 +37,9 @@ def carry_out(conductor: LedgerConductor, command: Command, add: Add) -> str | N
         case "resume", _:
             return "going on"
         case "enqueue", {"method": label, "values": values}:
+            if label in conductor.dropped:
+                again = f"raypo add-method {conductor.search.name} {label}"
+                raise StudyError(f"{label}: was dropped, so it gets no trials; {again} takes it in again")
             row = conductor.ledger.enqueue(label, point_of(conductor.study, label, values), command.id)
             return f"{row.name} is next of {label}"
         case "extend", {"trials": trials, "hours": hours}:
@@ -52,34 +56,37 @@ def carry_out(conductor: LedgerConductor, command: Command, add: Add) -> str | N
 
 def _leave(conductor: LedgerConductor, trial: str, state: str) -> str | None:
     row = conductor.ledger.row(trial)
+    name = row.name  # whichever way the command writes it
     if row.over or row.state == state:
-        return f"{trial} is {row.state}"
+        return f"{name} is {row.state}"
     if row.state == "waiting" and state == "paused":
-        raise StudyError(f"{trial}: has not begun, so there is nothing to pause; raypo stop takes it out")
+        raise StudyError(f"{name}: has not begun, so there is nothing to pause; raypo stop takes it out")
     reason = f"{state} by command"
-    if any(running.name == trial for running in conductor.running.values()):
-        conductor.leaving[trial] = (state, reason)
+    if any(running.name == name for running in conductor.running.values()):
+        conductor.leaving[name] = (state, reason)
         return None
-    conductor.leaving.pop(trial, None)
+    conductor.leaving.pop(name, None)
     if state == "stopped":
         conductor.end(row, state, reason)
     else:
-        conductor.unfinished = [other for other in conductor.unfinished if other.name != trial]
+        conductor.unfinished = [other for other in conductor.unfinished if other.name != name]
         conductor.ledger.mark(row, state, reason)
-    return f"{trial} is {state}"
+    return f"{name} is {state}"
 
 
 def _go_on(conductor: LedgerConductor, trial: str, source: str) -> str:
     row = conductor.ledger.row(trial)
     if row.state == "paused":
         row = conductor.ledger.mark(row, "running")
+    elif row.over and "seed" not in row.attributes:
+        raise StudyError(f"{row.name}: ended before it was drawn; raypo enqueue has values tried")
     elif row.state in RESUMABLE and row.attributes.get("source") != source:
         row = conductor.ledger.resumed(row, source)
     elif row.state != "running":
-        raise StudyError(f"{trial}: is {row.state}; a trial can go on that is {', '.join(RESUMABLE)}")
+        raise StudyError(f"{row.name}: is {row.state}; a trial can go on that is {', '.join(RESUMABLE)}")
     _issue(conductor, row)
     done = f"{row.evaluations[-1]['fraction']:.0%}" if row.evaluations else "the start"
-    return f"{trial} goes on from {done} of its schedule, or from its last checkpoint"
+    return f"{row.name} goes on from {done} of its schedule, or from its last checkpoint"
 
 
 def _issue(conductor: LedgerConductor, row: Row) -> None:
@@ -88,6 +95,7 @@ def _issue(conductor: LedgerConductor, row: Row) -> None:
 
 
 def _extend(conductor: LedgerConductor, trials: int, hours: float) -> str:
+    check_extension(conductor.study, trials)
     if hours and not conductor.budget.limited:
         raise StudyError("--hours: this search has no budget; --trials adds trials")
     if hours:  # what the budget ended goes on first

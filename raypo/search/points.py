@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from optuna.study import StudyDirection
+
 from raypo import yaml
 from raypo.errors import StudyError
-from raypo.search.drawing import PRIOR, rules_of
+from raypo.search.drawing import PRIOR, rules_of, sampler_of
 from raypo.search.ledger import Ledger
 from raypo.search.view import fits
 from raypo.spaces import Value
@@ -50,13 +52,24 @@ def point_of(study: Study, label: str, values: Mapping[str, Any]) -> dict[str, V
     point = {name: value for name, value in values.items() if name in space}
     if not problems and space.keys() <= point.keys() and not rules_of(study, label).allows(point):
         problems.append(f"{label}: {point} breaks a constraint of this search: {'; '.join(study.search.constraints)}")
+    elif not problems and not space.keys() <= point.keys():
+        problems += _no_room(study, label, point)
     if problems:
         raise StudyError("\n".join(problems))
     return point
 
 
-def enqueue_priors(study: Study, ledger: Ledger, label: str, at_most: int | None) -> str | None:
-    """Enqueue the published best points of a method, once; says which of them this search has no room for."""
+def _no_room(study: Study, label: str, given: Mapping[str, Value]) -> list[str]:
+    """Why no point of the space has the values `given`; nothing where the sampler finds one."""
+    try:
+        sampler_of(study, label).suggest(0, [], label, [StudyDirection.MAXIMIZE], given)
+    except StudyError as error:
+        return [f"{label}: no trial of this search can have {dict(given)}: {error}"]
+    return []
+
+
+def priors_of(study: Study, label: str) -> tuple[list[dict[str, Value]], list[str]]:
+    """The published best points of a method, each once, and why this search has no room for the others."""
     left_out = []
     points: list[dict[str, Value]] = []
     for values in study.methods[label].priors:
@@ -68,6 +81,12 @@ def enqueue_priors(study: Study, ledger: Ledger, label: str, at_most: int | None
             continue
         if point and point not in points:
             points.append(point)
+    return points, left_out
+
+
+def enqueue_priors(study: Study, ledger: Ledger, label: str, at_most: int | None) -> str | None:
+    """Enqueue the published best points of a method, once; says which of them this search has no room for."""
+    points, left_out = priors_of(study, label)
     for index, point in enumerate(points[:at_most]):
         ledger.enqueue(label, point, f"{PRIOR}{index}")
     if left_out:

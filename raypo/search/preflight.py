@@ -32,17 +32,17 @@ def check(study: Study, say: Callable[[str], None]) -> None:
         StudyError: one line a problem.
     """
     problems = [*_missing_files(study), *_no_model(study), *_wrong_transforms(study), *unmeasurable(study)]
-    records: list[Record] = []
+    variants: list[list[Record]] = [[]]
     if not problems:
         try:
-            records = first_records(study)
+            variants = first_records(study)
         except DataError as error:
             problems.append(f"data: {error}")
         try:
-            problems += framed_apart(study, records, first_prompts(study))
+            problems += framed_apart(study, variants[0], first_prompts(study))
         except DataError as error:
             problems.append(f"objective.prompts: {error}")
-    problems += misfits(study, records)
+    problems += misfits(study, variants)
     problems += _no_pruner(study)
     for label, entry in study.methods.items():
         try:
@@ -54,7 +54,7 @@ def check(study: Study, say: Callable[[str], None]) -> None:
         problems += [f"methods.{label}: {problem}" for problem in _beyond_the_engine(study, entry, points)]
     if problems:
         raise StudyError("\n".join(problems))
-    for remark in remarks(study, records):
+    for remark in remarks(study, variants[0]):
         say(remark)
     say(f"checked: {', '.join(study.methods)} and their gradients are finite at every corner of their spaces")
 

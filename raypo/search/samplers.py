@@ -9,6 +9,7 @@ where training blew up.
 """
 
 import difflib
+import functools
 import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from raypo.errors import StudyError
 from raypo.search.clock import BEGAN, Clock, began
 from raypo.search.cma import CmaSampler
 from raypo.search.constraints import Rules
-from raypo.search.grid import cell_key, grid_cells
+from raypo.search.grid import free_cells, grid_cells, next_cell
 from raypo.search.results import Value
 from raypo.search.rows import Known, replaced_by
 from raypo.search.view import Space, View, draw, finished, fits, occupied, so_far
@@ -70,7 +71,7 @@ def make_sampler(
         name, seed, dict(space), rules=rules or Rules(), clock=clock or Clock(), startup=startup
     )
     if name == "grid":
-        grid_cells(space, sampler.rules, seed)
+        _ = sampler.cells
     elif name == "cmaes":
         CmaSampler(space, seed)
     return sampler
@@ -143,7 +144,7 @@ class RepeatableSampler(BaseSampler):
         """
         earlier = [] if self._blind else sorted((t for t in trials if t.number < number), key=lambda t: t.number)
         if self.name == "grid":
-            return self._next_cell(earlier)
+            return next_cell(self.cells, earlier, given or {})
         for point in self._points(number, self._shown(earlier, directions, now), study_name, directions):
             values = self.rules.active({**point, **(given or {})})
             if self.rules.allows(values):
@@ -187,14 +188,16 @@ class RepeatableSampler(BaseSampler):
             f"{', '.join(self.space)}; ask for trials with RepeatableSampler.ask"
         )
 
-    def _next_cell(self, earlier: Sequence[FrozenTrial]) -> dict[str, Value]:
-        """The first cell of the shuffled grid that no earlier trial has; enqueued trials may have taken any."""
-        cells = grid_cells(self.space, self.rules, self.seed)
-        taken = {cell_key(trial.params) for trial in earlier}
-        free = (cell for cell in cells if cell_key(cell) not in taken)
-        if (cell := next(free, None)) is None:
-            raise StudyError(f"search.trials: all {len(cells)} cells of the grid are tried; add values to an axis")
-        return cell
+    @functools.cached_property
+    def cells(self) -> list[dict[str, Value]]:
+        """The cells of a grid, in the order in which they are tried."""
+        return grid_cells(self.space, self.rules, self.seed)
+
+    def used_up(self, study: optuna.Study, known: Known) -> bool:
+        """Whether a grid's cells are all tried and nothing is enqueued; others always have a point more."""
+        if self.name != "grid" or known.waiting or known.drawn < len(self.cells):
+            return False
+        return not free_cells(self.cells, study.get_trials(deepcopy=False))
 
     def _points(
         self, number: int, shown: list[FrozenTrial], study_name: str, directions: Sequence[StudyDirection]

@@ -7,12 +7,13 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raypo import yaml
-from raypo.errors import StorageError
+from raypo.errors import StorageError, StudyError
 from raypo.search.commands import Command, Commands
 from raypo.search.drawing import rules_of
 from raypo.search.folders import (
@@ -159,9 +160,13 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
     return search
 
 
-def discard_if_empty(search: SearchFolder) -> None:
-    """Remove a search that failed before a trial was drawn, so that its name is free again for the mended study."""
-    if search.begun or holder(search.copy) is not None:
+def discard_if_empty(search: SearchFolder, taken: Collection[str] = ()) -> None:
+    """Remove a search that failed before a trial was drawn, so that its name is free again for the mended study.
+
+    Trials that a fork has `taken` over were drawn in another search, which keeps them.
+    """
+    drawn = search.begun and any(row.name not in taken for row in search.ledger.rows())
+    if drawn or holder(search.copy) is not None:
         return
     if search.settings["ledger"]:
         _forget(search.ledger)
@@ -205,6 +210,16 @@ def targets(study: Study) -> dict[str, int | None]:
         return dict.fromkeys(study.methods, study.search.trials)
     spaces = {label: {n: s.distribution() for n, s in study.space(label).items()} for label in study.methods}
     return {label: len(grid_cells(space, rules_of(study, label), 0)) for label, space in spaces.items()}
+
+
+def check_extension(study: Study, trials: int) -> None:
+    """Refuse trials that would be added to a grid, which has no more than its cells."""
+    if trials and study.search.sampler == "grid":
+        cells = ", ".join(f"{label} {count}" for label, count in targets(study).items())
+        raise StudyError(
+            f"--trials: the grid of this search has as many trials as cells ({cells}), so it cannot get {trials} more; "
+            f"give an axis more values: raypo fork NAME NEW --set methods.LABEL.AXIS.choice=[...]"
+        )
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from raypo.errors import RaypoError
+from raypo.errors import RaypoError, StorageError
 from raypo.search import repeats
 from raypo.search.budget import Budget
 from raypo.search.commands import Command, Commands
@@ -136,18 +136,26 @@ class Steering:
     def _carry_out(self, commands: list[Command]) -> None:
         unsettled = set()
         for command in commands:
-            about = command.arguments.get("trial")
+            about = self._about(command)
             if about is not None and about in unsettled:
                 continue  # it has to see what an earlier one leads to
             try:
                 answer = carry_out(self._conductor, command, self._add)
             except RaypoError as error:
                 self._commands.close(command, str(error), accepted=False)
+                self._say(f"{command.kind.replace('_', '-')} is refused: {error}")
                 continue
             if answer is None:
                 unsettled.add(about)
             else:
                 self._close(command, answer)
+
+    def _about(self, command: Command) -> str | None:
+        """The trial that a command is about, by its own name however the command writes it."""
+        trial = command.arguments.get("trial")
+        with contextlib.suppress(StorageError):
+            return None if trial is None else self._conductor.ledger.row(trial).name
+        return trial
 
     def _close(self, command: Command, answer: str) -> None:
         self._commands.close(command, answer)

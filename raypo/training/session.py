@@ -87,9 +87,15 @@ class Session:
 
     @torch.no_grad()
     def evaluate(self, supply: Supply) -> dict[str, float]:
-        """Means of the method's metrics over all examples of a supply, whatever the batches and ranks."""
+        """Means of the method's metrics over the examples of a supply, whatever the batches and ranks.
+
+        Examples whose scores the method cannot take are left out; no metrics are left of none.
+        """
         lengths = supply.tokens.example_lengths()
-        order = np.argsort(-lengths, kind="stable")
+        examples = np.flatnonzero(_taken(self.method, self.hyperparameters, supply.tokens))
+        if not len(examples):
+            return {}
+        order = examples[np.argsort(-lengths[examples], kind="stable")]
         supply.training = False
         tally = Tally()
         shares = share_out(order, lengths, comm.world(), self.setup.micro_batch_size)[comm.rank()]
@@ -116,9 +122,6 @@ def check_data(
         raise MethodError(
             f"{method.name}: needs lists of {method.candidates} answers or more, the longest has {longest}"
         )
-    if "score" in method.carries and np.isnan(data.score).any():
-        missing = int(np.isnan(data.score).sum())
-        raise MethodError(f"{method.name}: needs a score of every answer, {missing} of {len(data.score)} have none")
     for name in needs:
         if name not in PROVIDERS:
             raise MethodError(f"{method.name}.{name}: training cannot provide it; it has {', '.join(PROVIDERS)}")
@@ -126,3 +129,27 @@ def check_data(
         raise MethodError(f"{method.name}: exact KL needs whole LM heads, got zero_stage 3; use zero_stage 0, 1 or 2")
     if "embeddings" in needs and "embeddings" not in frozen:
         raise MethodError(f"{method.name}: needs prompt embeddings, one row per example; got none")
+
+
+def check_scores(method: Method, hyperparameters: Mapping[str, Any], data: TokenSet) -> None:
+    """Raises MethodError where the method cannot take some of the scores, before a step draws them."""
+    if "score" in method.carries and np.isnan(data.score).any():
+        missing = int(np.isnan(data.score).sum())
+        raise MethodError(f"{method.name}: needs a score of every answer, {missing} of {len(data.score)} have none")
+    refused = np.flatnonzero(~_taken(method, hyperparameters, data))
+    if len(refused) and method.gap is not None:
+        chosen, rejected = data.score[data.examples[refused[0]]]
+        example = f"record {data.record[refused[0]]} has {chosen:g} against {rejected:g}"
+        value = hyperparameters[method.gap.hyperparameter]
+        raise MethodError(method.too_close(value, f"{len(refused)} of {len(data)} pairs", example))
+
+
+def _taken(method: Method, hyperparameters: Mapping[str, Any], data: TokenSet) -> np.ndarray:
+    """bool [E]: the examples whose scores the method can take."""
+    if "score" not in method.carries:
+        return np.ones(len(data), dtype=bool)
+    scores = np.where(data.examples >= 0, data.score[data.examples], 0.0)
+    taken = np.asarray(~np.isnan(scores).any(1))
+    if method.gap is not None:
+        taken &= scores[:, 0] - scores[:, 1] > method.gap.limits[hyperparameters[method.gap.hyperparameter]]
+    return taken

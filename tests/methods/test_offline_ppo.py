@@ -20,7 +20,7 @@ def slope_at(rho: float, desirable: bool, **hyperparameters: object) -> float:
     """d loss / d log-prob of a one-token answer whose ratio to the reference is rho."""
     policy = labelled([log(rho)], [desirable])
     policy.scores.logps.requires_grad_()
-    value = METHODS["offline_ppo"].loss(policy, labelled([0.0], [desirable]), Batch(), **{**NO_KL, **hyperparameters})
+    value = METHODS["offline_ppo"].loss(policy, labelled([0.0], [desirable]), **{**NO_KL, **hyperparameters})
     return torch.autograd.grad(value.mean(), policy.scores.logps)[0].item()
 
 
@@ -47,7 +47,7 @@ def test_at_the_reference_the_gradient_is_minus_advantage_over_tokens() -> None:
 )
 def test_kl_modes_have_their_values_and_slopes(mode: str, value: float, slope: float) -> None:
     plain = {"epsilon": 0.5, "kl_mode": mode}
-    metrics = METHODS["offline_ppo"].loss(labelled([log(2)], [True]), labelled([0.0], [True]), Batch(), **plain).metrics
+    metrics = METHODS["offline_ppo"].loss(labelled([log(2)], [True]), labelled([0.0], [True]), **plain).metrics
     assert metrics["ppo/kl"][0].item() == pytest.approx(value)
     assert slope_at(2.0, True, beta=0.3, **plain) == pytest.approx(0.3 * slope)  # the surrogate is clipped here
 
@@ -73,11 +73,12 @@ def test_exact_kl_is_the_token_kl_that_was_given_with_its_gradient() -> None:
 def test_needs_follow_the_hyperparameters() -> None:
     method = METHODS["offline_ppo"]
     assert method.needs == ("reference", "batch", "value", "token_kl")
-    assert method.needs_for() == ("reference", "batch")
-    assert method.needs_for(kl_mode="exact") == ("reference", "batch", "token_kl")
-    assert method.needs_for(advantage="gae") == ("reference", "batch", "value")
+    assert method.needs_for() == ("reference",)
+    assert method.needs_for(whiten=True) == ("reference", "batch")
+    assert method.needs_for(kl_mode="exact") == ("reference", "token_kl")
+    assert method.needs_for(advantage="gae") == ("reference", "value")
     with pytest.raises(MethodError, match="missing value"):
-        method.loss(labelled([0.0], [True]), labelled([0.0], [True]), Batch(), advantage="gae")
+        method.loss(labelled([0.0], [True]), labelled([0.0], [True]), advantage="gae")
 
 
 def test_discounted_sum_is_the_recursion() -> None:

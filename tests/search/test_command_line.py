@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
-from played import Played, new
+from played import STUDY, Played, new
 from typer.testing import CliRunner
 
 from raypo.artifacts import Store
-from raypo.cli import main  # noqa: F401  the commands register themselves
+from raypo.cli import running, steering
 from raypo.cli.common import app
-from raypo.errors import StorageError
+from raypo.errors import ClusterError, StorageError, StudyError
 from raypo.search.commands import Commands
 from raypo.search.folders import artifact_store
 from raypo.search.jobs import Job
+from raypo.search.searches import create, opened
+from raypo.study import build
 
 
 def raypo(storage: Path, *words: str) -> str:
@@ -75,6 +77,59 @@ def test_a_search_that_rests_is_neither_stopped_nor_paused_as_a_whole(tmp_path: 
             raypo(tmp_path, word, "played")
     with pytest.raises(StorageError, match="dpo-0042"):
         raypo(tmp_path, "stop", "played", "--trial", "dpo-0042")
+
+
+@pytest.mark.parametrize(
+    ("words", "finished"),
+    [
+        (["resume", "played"], 4),
+        (["extend", "played", "--trials", "1"], 6),
+        (["resume", "played", "--trial", "ipo-0"], 4),
+    ],
+)
+def test_a_paused_search_that_rests_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], finished: int
+) -> None:
+    search = new(tmp_path)
+
+    def pause(job: Job) -> None:
+        if (job.trial, job.until) == ("ipo-0000", 0.5):
+            Commands(search.ledger).send("pause", trial=None)
+            Commands(search.ledger).send("pause", trial="ipo-0000")
+
+    assert Played(search, busy=pause).run().states == {"dpo-0000": "finished", "ipo-0000": "paused"}
+    ran: list[Played] = []
+    monkeypatch.setattr(running, "run", lambda found, *_: ran.append(Played(found).run()))
+    assert "played was paused; all of it goes on" in raypo(tmp_path, *words)
+    states = list(ran[0].states.values())
+    assert states.count("finished") == finished - ("--trial" not in words)
+    assert not Commands(search.ledger).standing().halted
+
+
+def test_a_fork_is_looked_at_first_and_lies_beside_the_old_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "kept"
+    Played(create(build({**STUDY, "storage": "elsewhere"}, "played"))).run()
+    (tmp_path / "elsewhere").rename(kept)
+    with pytest.raises(StudyError, match=r"data.source: no such file or folder, got '\./none.jsonl'"):
+        raypo(kept, "fork", "played", "second", "--set", "data.source=./none.jsonl")
+    assert not (kept / "second").exists()
+
+    def fails(*_: object) -> None:
+        raise ClusterError("preparing failed")
+
+    monkeypatch.setattr(steering, "run", fails)
+    with pytest.raises(ClusterError):
+        raypo(kept, "fork", "played", "second", "--set", "search.trials=3")
+    assert not (kept / "second").exists(), "its name is free for another try"
+    monkeypatch.setattr(steering, "run", lambda found, *_: Played(found).run())
+    assert "4 finished trials of played hold" in raypo(kept, "fork", "played", "second", "--set", "search.trials=3")
+    assert len(opened(str(kept), "second").ledger.rows()) == 6
+    raypo(kept, "fork", "played", "third", "--set", "storage=apart")
+    assert len(opened("apart", "third").ledger.rows()) == 4
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_artifacts_are_listed_and_those_out_of_use_removed(tmp_path: Path) -> None:

@@ -96,6 +96,42 @@ def test_transforms_that_change_what_a_row_is_are_counted_in(tmp_path: Path) -> 
     assert "at most 2" in problem
 
 
+TIE = {**PAIR, "chosen_score": 2.0, "rejected_score": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("scale", "row", "said"),
+    [
+        ("log", TIE, "above 0 for scale log, 1 of 4 pairs looked at have none such: {file} row 4 has 2 against 2; "),
+        ("log1p", {**TIE, "chosen_score": 1.0}, "above -1 for scale log1p, 1 of 4 pairs"),
+        ({"choice": ["identity", "log"]}, TIE, "above 0 for scale log, 1 of 4 pairs"),
+        ("log1p", TIE, None),
+        ("identity", {**TIE, "chosen_score": -5.0}, None),
+    ],
+)
+def test_score_gaps_that_a_scale_cannot_take_are_told_with_an_example(
+    tmp_path: Path, scale: Any, row: dict[str, Any], said: str | None
+) -> None:
+    wanted = study(tmp_path, [SCORED] * 3 + [row], methods={"odpo": {"scale": scale}, "dpo": {}})
+    if said is None:
+        check(wanted, lambda _: None)
+        return
+    (problem,) = problems(wanted)
+    assert problem.startswith("methods.odpo: odpo needs score gaps (chosen minus rejected) ")
+    assert said.format(file=tmp_path / "rows.jsonl") in problem
+    assert "filter: {min_margin: ...} above " in problem
+
+
+@pytest.mark.parametrize("flipped", [{"choice": [0.0, 0.25]}, {"uniform": [0.0, 0.25]}])
+def test_every_value_of_a_transforms_axis_is_looked_at(tmp_path: Path, flipped: dict[str, Any]) -> None:
+    rows = [{**SCORED, "prompt": f"{i}"} for i in range(8)]
+    noisy = [{"flip_labels": flipped}, {"fraction": {"choice": [0.5, 1.0]}}]
+    (problem,) = problems(study(tmp_path, rows, "odpo", "dpo", data={"transforms": noisy}))
+    assert "2 of 8 pairs looked at have none such" in problem
+    assert "has 1 against 2" in problem
+    check(study(tmp_path, rows, "odpo", data={"transforms": [*noisy, {"filter": {"min_margin": 0.1}}]}), lambda _: None)
+
+
 def test_a_filter_that_none_of_the_first_rows_passes_accuses_no_one(tmp_path: Path) -> None:
     rows = [{**PAIR, "chosen": "short"}] * (ROWS + 1) + [{**PAIR, "chosen": "x" * 50}]
     check(study(tmp_path, rows, "dpo", data={"transforms": [{"filter": {"min_chars": 40}}]}), lambda _: None)
@@ -117,7 +153,7 @@ def test_only_the_first_rows_are_read(tmp_path: Path) -> None:
     wanted = study(tmp_path, [PAIR] * ROWS, "dpo")
     with Path(wanted.data.source).open("a") as file:
         file.write("this is no JSON\n")
-    assert len(first_records(wanted)) == ROWS
+    assert [len(records) for records in first_records(wanted)] == [ROWS]
     with pytest.raises(DataError, match=f"row {ROWS + 1}: not JSON"):
         read_records(wanted.data.source)
 

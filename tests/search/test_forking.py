@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from played import STUDY, Played, value_of
@@ -11,6 +12,7 @@ from played import new as new_search
 from raypo.errors import StudyError
 from raypo.evaluation.completions import append
 from raypo.evaluation.judges import Verdict
+from raypo.search.commands import Commands
 from raypo.search.confirming import candidates, confirm
 from raypo.search.driver import SearchFolder
 from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
@@ -82,6 +84,30 @@ def test_whatever_changes_figures_drops_the_trials(old: SearchFolder, change: st
     assert set(made.dropped.values()) == {why}
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("training.micro_batch_size=1", "training.micro_batch_size is 1 now, it was 8"),
+        ("resources.workers=2", "resources.workers is 2 now, it was 1"),
+    ],
+)
+def test_losses_that_are_defined_on_a_micro_batch_hold_on_the_same_one_alone(
+    tmp_path: Path, change: str, why: str
+) -> None:
+    methods: dict[str, Any] = {name: {} for name in ("dpo", "kto", "kto_tanh", "rpo", "rpo_unpaired", "beta_dpo")}
+    methods["offline_ppo"] = {"whiten": {"choice": [True, False]}}
+    search = {"trials": 2 * len(methods), "sampler": "grid", "pruner": "none"}
+    old = create(build({**STUDY, "methods": methods, "search": search, "storage": str(tmp_path)}, "sizes"), "sizes")
+    Played(old).run()
+    made = fork(old, "other", [change])
+    indifferent = {r.name for r in old.ledger.rows() if r.label == "dpo" or r.params.get("whiten") is False}
+    assert made.taken.keys() == indifferent
+    for trial, reason in made.dropped.items():
+        method = old.ledger.row(trial).label
+        assert reason == f"{why}, and the loss of {method} is defined on a micro-batch of all workers"
+    assert {old.ledger.row(trial).label for trial in made.dropped} == methods.keys() - {"dpo"}
+
+
 def test_noise_that_becomes_searched_drops_the_trials_whose_start_had_learnt_it(tmp_path: Path) -> None:
     content = {
         **STUDY,
@@ -94,6 +120,52 @@ def test_noise_that_becomes_searched_drops_the_trials_whose_start_had_learnt_it(
     searched = "data.transforms=[{flip_labels: {choice: [0.1, 0.2]}}]"
     assert set(fork(old, "searched", [searched]).dropped.values()) == {"data.transforms differs for model.sft"}
     assert fork(old, "seen_whole", ["search.trials=3"]).dropped == {}
+
+
+PPO = {
+    "kl_mode": {"choice": ["k3_ref", "exact"]},
+    "epsilon": {"log_uniform": [0.05, 0.5]},
+    "conditions": {"epsilon": "kl_mode == exact"},
+}
+
+
+def test_a_trial_without_a_value_for_an_idle_axis_holds(tmp_path: Path) -> None:
+    wanted = {**STUDY["search"], "trials": 8}
+    content = {**STUDY, "storage": str(tmp_path), "methods": {"offline_ppo": PPO}, "search": wanted}
+    old = create(build(content, "conditional"), "conditional")
+    Played(old).run()
+    rows = {row.name: row for row in old.ledger.rows()}
+    idle = {name for name, row in rows.items() if "epsilon" not in row.params}
+    assert 0 < len(idle) < 8
+    made = fork(old, "same", [])
+    assert made.dropped == {}
+    assert {made.search.ledger.row(now).name: rows[was].params for was, now in made.taken.items()} == {
+        row.name: row.params for row in made.search.ledger.rows()
+    }
+    assert Played(made.search).run().jobs == []
+    always = fork(old, "always", ["methods.offline_ppo.conditions=null"])
+    assert set(always.dropped) == idle, "their epsilon would matter now, and nobody knows it"
+    turned = fork(old, "turned", ["methods.offline_ppo.conditions.epsilon=kl_mode == k3_ref"])
+    assert turned.taken == {}
+
+
+def test_a_published_point_that_was_tried_is_not_tried_again(tmp_path: Path) -> None:
+    methods = {"dpo": {**STUDY["methods"]["dpo"], "priors": [{"beta": 0.02}, {"beta": 0.05}, {"beta": 0.5}]}}
+    wanted = {**STUDY["search"], "priors": True, "trials": 3}
+    old = create(build({**STUDY, "storage": str(tmp_path), "methods": methods, "search": wanted}, "played"))
+
+    def fails(job: Job) -> Outcome | None:
+        return Outcome(job.trial, "failed", 0.0, reason="the disk is full") if job.trial == "dpo-0001" else None
+
+    Played(old, outcome=fails).run()
+    Commands(old.ledger).send("resume", trial="dpo-0001")
+    Played(old).run()
+    made = fork(old, "narrow", ["methods.dpo.beta.log_uniform=[0.03, 1.0]"])
+    again = Played(made.search).run()
+    betas = [row.params["beta"] for row in again.rows.values()]
+    assert sorted(betas[:2]) == [0.05, 0.5]
+    assert len(betas) == 3
+    assert betas[2] not in (0.02, 0.05, 0.5), "whichever number they had, both are known"
 
 
 def test_an_impossible_change_leaves_nothing_behind(old: SearchFolder) -> None:

@@ -6,13 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from played import STUDY, Played, new
 
 from raypo.errors import ClusterError
 from raypo.search import searches
-from raypo.search.commands import Commands
+from raypo.search.commands import Command, Commands
 from raypo.search.jobs import Job, Outcome
 from raypo.study import build
 
@@ -75,6 +76,56 @@ def test_an_ended_trial_is_trained_on_to_the_full_schedule_and_counts_once(tmp_p
     assert [e["fraction"] for e in again.rows[ended[0]].evaluations] == [0.5, 1.0]
     assert Counter(row.label for row in again.rows.values()) == counts, "it is the same trial, not one more"
     assert again.rows[ended[0]].params == played.rows[ended[0]].params
+
+
+@pytest.mark.parametrize(("kind", "state"), [("stop", "stopped"), ("pause", "paused")])
+def test_a_running_trial_may_be_named_without_its_zeros(tmp_path: Path, kind: Any, state: str) -> None:
+    search = new(tmp_path)
+    sent: list[Command] = []
+
+    def act() -> None:
+        sent.append(Commands(search.ledger).send(kind, trial="ipo-0"))
+        sent.append(Commands(search.ledger).send("resume", trial="ipo-0000"))
+
+    played = Played(search, busy=at("ipo-0000", 0.5, act)).run()
+    assert played.answer(sent[0]).answer == f"ipo-0000 is {state}", "once its slot has let go of it"
+    assert str(played.answer(sent[1]).answer).startswith("ipo-0000 goes on"), "one after the other"
+    assert played.states["ipo-0000"] == "finished"
+
+
+def test_a_trial_that_goes_on_may_be_named_by_its_new_number(tmp_path: Path) -> None:
+    search = new(tmp_path)
+    Played(search, busy=at("ipo-0000", 0.5, lambda: Commands(search.ledger).send("stop", trial="ipo-0000"))).run()
+    Commands(search.ledger).send("resume", trial="ipo-0000")
+    sent: list[Command] = []
+    stop = at("ipo-0000", 1.0, lambda: sent.append(Commands(search.ledger).send("stop", trial="ipo-0002")))
+    played = Played(search, busy=stop).run()
+    assert played.answer(sent[0]).answer == "ipo-0000 is stopped"
+    assert played.states == {**dict.fromkeys(ALL, "finished"), "ipo-0000": "stopped"}
+
+
+def test_what_is_refused_later_is_said_by_the_driver(tmp_path: Path) -> None:
+    search = new(tmp_path)
+    Commands(search.ledger).send("add_method", method="dpo", entry={})
+    played = Played(search)
+    assert played.said == [
+        "add-method is refused: dpo: is in this search already; give a second entry of a method its own label"
+    ]
+
+
+def test_nothing_is_enqueued_for_a_dropped_method_before_it_is_taken_in_again(tmp_path: Path) -> None:
+    played = Played(new(tmp_path))
+    enqueue: dict[str, Any] = {"method": "ipo", "values": {"tau": 0.02}}
+    played.send("drop_method", method="ipo")
+    refused = played.send("enqueue", **enqueue)
+    played.send("add_method", method="ipo", entry={})
+    taken = played.send("enqueue", **enqueue)
+    played.run()
+    assert "ipo: was dropped" in str(played.answer(refused).answer)
+    assert "raypo add-method played ipo" in str(played.answer(refused).answer)
+    assert not played.answer(refused).accepted
+    assert played.answer(taken).accepted
+    assert [row.params["tau"] for row in played.rows.values() if row.label == "ipo"].count(0.02) == 1
 
 
 def test_what_cannot_go_on_is_refused(tmp_path: Path) -> None:
