@@ -73,10 +73,11 @@ def artifacts(
 ) -> None:
     """List what searches share (models, tokens, log-probs), with sizes; remove what is not used any more."""
     from raypo.search.folders import artifact_store
+    from raypo.search.sharing import prune
     from raypo.tracking.artifacts import as_json, to_rich
 
     store = artifact_store(storage)
     if prune_days is not None:
-        gone = store.prune(unused_s=prune_days * 86400)
+        gone = prune(storage, prune_days * 86400)
         out.print(f"removed {len(gone)} artifacts, {sum(a.bytes for a in gone) / 2**20:.1f} MiB")
     print_json(as_json(store.list())) if json_ else draw(to_rich(store.list()))

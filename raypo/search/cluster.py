@@ -15,6 +15,7 @@ from raypo.errors import ClusterError
 from raypo.search import notices, orphans
 from raypo.search.folders import usage_file
 from raypo.search.joining import NAMESPACE
+from raypo.search.lease import Held
 from raypo.search.pool import SlotPool
 from raypo.search.repeating import repeating
 from raypo.search.slots import Slot, SlotPlan
@@ -31,6 +32,7 @@ class Cluster:
     pool: Any
     pool_name: str
     slots: list[Slot]
+    held: Held | None = None
     _looking: threading.Lock = field(default_factory=threading.Lock)
     _left: bool = False
 
@@ -66,11 +68,14 @@ class Cluster:
         return False
 
     def check(self) -> None:
-        """Raise when no slot is left that could do the work.
+        """Raise when no slot is left that could do the work, or when the search is not this driver's any more.
 
         Raises:
             ClusterError: every slot's worker group has ended for good.
+            StorageError: another driver has taken the search over.
         """
+        if self.held is not None:
+            self.held.check()
         if self.slots and not any(slot.alive for slot in self.slots):
             error = next((slot.error for slot in self.slots if slot.error), None)
             raise ClusterError(

@@ -69,13 +69,16 @@ class LedgerConductor:
 
     def next(self, trial_id: str) -> dict[str, Any] | str | None:
         with self.lock:
-            if self.stopping:
+            if self._lost() or self.stopping:
                 return FINISHED
             if self.halted:
                 return None
             row = self._goes_on() or self._drawing.draw(self.position)
             if row is None:
                 return None if self.open else FINISHED
+            if row.over:  # enqueued, and no point has its values
+                self._end(row, row.state)
+                return None
             jobs = racing(self.study, self.ledger, row, repeats.jobs_of(self.study, self.job(row)))
             rung = len(row.evaluations)
             if rung == len(self.study.objective.at):
@@ -100,6 +103,8 @@ class LedgerConductor:
 
     def heard(self, trial_id: str, rung: int, outcome: Outcome) -> bool:
         with self.lock:
+            if self._lost():
+                return False
             row = self.running[trial_id]
             self.job_s.pop(row.name, None)
             self.search.pull_trials(outcome.trial)
@@ -129,7 +134,7 @@ class LedgerConductor:
     def left(self, trial_id: str, *, error: bool) -> None:
         with self.lock:
             row = self.running.pop(trial_id, None)
-            if row is None:
+            if row is None or self._lost():
                 return
             self.job_s.pop(row.name, None)
             now = self.ledger.row(row.name)
@@ -159,9 +164,15 @@ class LedgerConductor:
         """Where the search stands in its budget."""
         under_way = {row.name: row for row in [*self.unfinished, *self.running.values()]}.values()
         flights = [Flight(row.label, row.cost_s, self.job_s.get(row.name, 0.0)) for row in under_way]
-        counts = {label: self._drawing.count(label) for label in self.study.methods if label not in self.dropped}
-        open_ = {label: count for label, count in counts.items() if count < (self.targets[label] or math.inf)}
-        return Position(self.budget, self.accounts, tuple(flights), open_, self.wall_s)
+        counts = self._drawing.counts(self.targets, self.dropped)
+        return Position(self.budget, self.accounts, tuple(flights), counts, self.wall_s)
+
+    def _lost(self) -> bool:
+        """Whether another driver has the search: no trial goes on, and the ledger is told nothing."""
+        held = self.search.copy.held
+        lost = held is not None and held.lost
+        self.stopping = self.stopping or lost
+        return lost
 
     def _goes_on(self) -> Row | None:
         """A trial that was begun and waits to go on; a slot may still have to let go of it."""
@@ -190,7 +201,7 @@ class LedgerConductor:
         trial = self.ledger.frozen(row)
         if (trial.last_step or 0) >= len(row.evaluations):
             return False  # a crash came between a value and its evaluation, which is told again
-        pruner = pruner_for(self.study, self.ledger, row.label, self.search.path)
+        pruner = pruner_for(self.study, self.ledger, row.label, self.search.copy)
         if not pruner.prune(self.ledger.study(row.label), trial):
             return False
         name, fraction = pruner_name(self.study), row.evaluations[-1]["fraction"]
@@ -215,10 +226,11 @@ class LedgerConductor:
             return True  # Tune began the trial anew, and its slot has told this before
         if outcome.state != "finished":
             reason = f"seed {len(found) + 2} of {seeds}: {outcome.reason}"
-            self._end(row, outcome.state, reason, outcome.cost_s + sum(seed.cost_s for seed in found))
+            self._end(row, outcome.state, reason, outcome.cost_s)
             return True
         found.append(outcome)
         row = self.ledger.note(row, f"repeat:{len(found)}", dataclasses.asdict(outcome))
+        self.accounts.update(row)
         if len(found) < seeds - 1:
             self.running[trial_id] = row
             return True

@@ -71,7 +71,7 @@ def run(
         ClusterError: the cluster cannot hold the slots, or the preparation failed.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(lease(search.copy, search.name))
+        held = stack.enter_context(lease(search.copy, search.name))
         since = time.time()
         search.pull()
         beside = [search.path / LIVE, search.path / CURSOR, usage_file(search.path)]
@@ -90,6 +90,7 @@ def run(
         ledger = search.ledger
         revision = Commands(ledger).standing().revision
         with slots_open(study, search.name, search.path, bench, settings, revision) as cluster:
+            cluster.held = held
             watcher.started(search.name, search.path, study)
             _prepare(cluster, watcher)
             search.copy.pull(origins_file(search.path))
@@ -159,6 +160,7 @@ def _done(conductor: LedgerConductor, cluster: Cluster, search: SearchFolder, jo
     waiting = [cluster.pool.submit.remote(job) for job in ([] if conductor.stopping or conductor.halted else jobs)]
     while waiting:
         done, waiting = ray.wait(waiting, num_returns=1, timeout=LOOK_EVERY_S)
+        cluster.check()
         if conductor.stopping or conductor.halted:
             for job in jobs:
                 cluster.cancel(job.trial)

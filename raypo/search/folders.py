@@ -21,6 +21,7 @@ CURSOR = "wandb.json"
 """What of the search has reached W&B."""
 READ = ("metrics.jsonl", "completions.parquet", "benchmarks.json")
 """What drivers and readers look at in a trial's folder."""
+_ARTIFACTS = "artifacts"
 
 
 def is_remote(storage: str) -> bool:
@@ -32,8 +33,10 @@ def location_of(storage: str, name: str) -> str:
     """Where a search is: a folder, or an address in an object store.
 
     Raises:
-        StorageError: the name could escape the storage.
+        StorageError: the name could escape the storage, or is that of what the searches share.
     """
+    if name == _ARTIFACTS:
+        raise StorageError(f"{name!r} is no name of a search: {storage} keeps there what searches share; take another")
     if not NAME.match(name) or ".." in name:
         raise StorageError(f"{name!r} is no name of a search; a name has letters, digits, '_', '-' and '.'")
     return _below(storage, name)
@@ -41,7 +44,12 @@ def location_of(storage: str, name: str) -> str:
 
 def artifact_store(storage: str) -> Store:
     """What the searches of a storage share."""
-    return Store(_below(storage, "artifacts"))
+    return Store(artifacts_location(storage))
+
+
+def artifacts_location(storage: str) -> str:
+    """Where a storage keeps what its searches share."""
+    return _below(storage, _ARTIFACTS)
 
 
 def parts(location: str) -> tuple[str, str]:

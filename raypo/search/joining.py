@@ -13,6 +13,7 @@ import psutil
 
 from raypo.errors import ClusterError
 from raypo.study import Study
+from raypo.study.searching import Resources
 
 ANSWER_WITHIN_S = 5
 NAMESPACE = "raypo"
@@ -135,6 +136,32 @@ def check_resources(study: Study, growing: bool) -> None:
                 f"the cluster has {have.get(name, 0):g} on {len(ray.nodes())} node(s); lower resources.slots, "
                 f"resources.workers or resources.{name.lower()}s_per_worker, or add nodes"
             )
+    if not (growing and any(_to_come(name) for name in ("GPU", "CPU"))):
+        _check_placement(wanted, slots, ray.nodes())
+
+
+def _check_placement(wanted: Resources, slots: int, nodes: list[dict[str, Any]]) -> None:
+    """Compare where the workers of each slot have to be with what the single nodes hold.
+
+    Raises:
+        ClusterError: a slot would wait for ever.
+    """
+    each = {"GPU": wanted.gpus_per_worker, "CPU": wanted.cpus_per_worker}
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    whole = wanted.slots * wanted.workers  # a worker that takes nothing fits anywhere
+    rooms = [min((int(has.get(n, 0) / k + 1e-9) for n, k in each.items() if k), default=whole) for has in alive]
+    if wanted.placement == "STRICT_PACK":
+        fit, where = sum(room // wanted.workers for room in rooms), "all on one node"
+    elif wanted.placement == "STRICT_SPREAD":
+        fit, where = sum(min(room, slots) for room in rooms) // wanted.workers, "each on a node of its own"
+    else:
+        fit, where = sum(rooms) // wanted.workers, "none of them divided between nodes"
+    if fit < slots:
+        raise ClusterError(
+            f"resources: placement {wanted.placement} puts the {wanted.workers} workers of a slot {where}, for {slots} "
+            f"slot(s), the cluster has {len(rooms)} node(s) with room for {', '.join(map(str, rooms))} workers; set "
+            "resources.placement to PACK, lower resources.slots, resources.workers or what a worker takes, or add nodes"
+        )
 
 
 def _to_come(resource: str) -> float:

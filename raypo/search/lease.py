@@ -8,12 +8,14 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from raypo.artifacts.lease import LocalNote, Note
 from raypo.artifacts.mirror import ObjectNote
 from raypo.errors import StorageError
 from raypo.search.remote import WorkingCopy
@@ -21,30 +23,118 @@ from raypo.search.remote import WorkingCopy
 LEASE = "driver.lease"
 REFRESH_S = 5.0
 STALE_S = 60.0
+SURE_S = STALE_S / 2
+"""How long a lease that was seen to be ours cannot have been taken over; it leaves time for clocks that differ."""
+
+
+class Held:
+    """A driver's lease, on this machine and in the mirror, which notices when another driver has taken the search over.
+
+    That happens after the machine was suspended, or its network gone, for longer than STALE_S.
+    """
+
+    def __init__(self, copy: WorkingCopy, search: str) -> None:
+        self._search, self._mine = search, {**_myself(), "owner": uuid.uuid4().hex}
+        self._here, self._there = LocalNote(copy.path / LEASE), copy.note(LEASE)
+        self._seen = time.time()
+        """When the lease was last seen to be ours, by the clock that goes on while the machine sleeps."""
+        self._other: str | None = None
+        self._in_turn = threading.Lock()
+
+    def take(self) -> None:
+        """Write the lease, in the place of one whose driver is dead.
+
+        Raises:
+            StorageError: another driver holds it and is alive, or was faster.
+        """
+        _take(self._here, json.dumps(self._mine), self._search)
+        if self._there is not None:
+            _take_note(self._there, json.dumps(self._mine), self._search)
+        self._seen = time.time()
+
+    def look(self) -> None:
+        """Refresh the lease while it is ours; where it cannot be reached, the next look tells."""
+        with self._in_turn, contextlib.suppress(Exception):
+            now = time.time()
+            for note in (self._here, self._there):
+                if note is not None and self._other is None and not self._owns(note):
+                    self._other = _words(json.loads(note.read() or "null"))
+            if self._other is not None:
+                return
+            os.utime(self._here.file)
+            if self._there is not None:
+                self._there.replace(json.dumps({**self._mine, "beat": now}))
+            self._seen = now
+
+    def check(self) -> None:
+        """Raise where the lease is lost, looking anew where the last look was long ago.
+
+        Raises:
+            StorageError: another driver has the search.
+        """
+        if self._other is None and time.time() - self._seen > SURE_S:
+            self.look()
+        if self._other is not None:
+            raise StorageError(
+                f"{self._search}: another driver ({self._other}) has it since this machine or its network was away for "
+                f"more than {STALE_S:g} s, so this one stops and writes no more; raypo status {self._search} follows "
+                f"the search, raypo resume {self._search} goes on with it once nobody runs it"
+            )
+
+    @property
+    def lost(self) -> bool:
+        """Whether another driver has the search."""
+        try:
+            self.check()
+        except StorageError:
+            return True
+        return False
+
+    def make_sure(self) -> None:
+        """Raise unless the lease was seen lately: nobody can have taken it since.
+
+        Raises:
+            StorageError: another driver has the search, or that cannot be found out now.
+        """
+        self.check()
+        if time.time() - self._seen > SURE_S:
+            raise StorageError(f"{self._search}: its lease cannot be reached, so nothing is written; check the network")
+
+    def give_back(self) -> None:
+        """Remove the lease where it is ours; one that cannot be reached gets stale."""
+        for note in (self._here, self._there):
+            with contextlib.suppress(OSError, json.JSONDecodeError):
+                if note is not None and self._owns(note):
+                    note.remove()
+
+    def _owns(self, note: Note) -> bool:
+        owner = json.loads(note.read() or "null")
+        return owner is not None and owner.get("owner") == self._mine["owner"]
 
 
 @contextlib.contextmanager
-def lease(copy: WorkingCopy, search: str) -> Iterator[None]:
+def lease(copy: WorkingCopy, search: str) -> Iterator[Held]:
     """Hold the search's lease for the duration, on this machine and in the mirror.
 
     Raises:
-        StorageError: another driver holds it and is alive.
+        StorageError: another driver holds it and is alive, or has taken it over meanwhile.
     """
-    path, note = copy.path / LEASE, copy.note(LEASE)
-    _take(path, search)
+    held = Held(copy, search)
     stop = threading.Event()
-    keeper = threading.Thread(target=_keep, args=(path, note, stop), name="lease", daemon=True)
+    keeper = threading.Thread(target=_keep, args=(held, stop), name="lease", daemon=True)
     try:
-        if note is not None:
-            _take_note(note, search)
+        held.take()
+        copy.held = held
         keeper.start()
-        yield
+        yield held
+        held.check()
     finally:
         stop.set()
         if keeper.is_alive():
             keeper.join()
-            _give_back(note)
-        path.unlink(missing_ok=True)
+        if copy.held is held and not held.lost:
+            copy.held = None  # one that was lost stays, so that nothing is written afterwards either
+        held.give_back()
 
 
 def holder(copy: WorkingCopy) -> str | None:
@@ -71,21 +161,26 @@ def _holder_there(note: ObjectNote | None) -> str | None:
     return None if owner is None or _dead(owner, time.time() - owner["beat"]) else _words(owner)
 
 
-def _take(path: Path, search: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mine = path.with_name(f".lease-{os.getpid()}-{threading.get_ident()}")
-    mine.write_text(json.dumps(_myself()))
-    try:
-        for _ in range(2):
+def _take(note: LocalNote, mine: str, search: str) -> None:
+    for _ in range(2):
+        if note.create(mine):
+            return
+        seen = note.read()
+        if (owner := holder_here(note.file.parent)) is not None:
+            raise _taken(search, owner)
+        _take_away(note.file, seen)
+    raise _faster(search)
+
+
+def _take_away(path: Path, dead: str | None) -> None:
+    """Remove a dead lease, and not the one that somebody who was faster has put in its place."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)  # one process alone gets a file
+        if aside.read_text() != dead:
             with contextlib.suppress(FileExistsError):
-                os.link(mine, path)  # fails when the lease exists: atomic on shared file systems too
-                return
-            if (owner := holder_here(path.parent)) is not None:
-                raise _taken(search, owner)
-            path.unlink(missing_ok=True)
-        raise StorageError(f"{search}: another driver took the search over at this very moment; try again")
-    finally:
-        mine.unlink(missing_ok=True)
+                os.link(aside, path)
+        aside.unlink()
 
 
 def _dead(owner: dict[str, Any], age_s: float) -> bool:
@@ -97,26 +192,19 @@ def _dead(owner: dict[str, Any], age_s: float) -> bool:
         return True
 
 
-def _keep(path: Path, note: ObjectNote | None, stop: threading.Event) -> None:
+def _keep(held: Held, stop: threading.Event) -> None:
     while not stop.wait(REFRESH_S):
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(path)
-        if note is not None:
-            with contextlib.suppress(OSError):  # the next beat tries again
-                note.replace(json.dumps(_myself()))
+        held.look()
 
 
-def _take_note(note: ObjectNote, search: str) -> None:
+def _take_note(note: ObjectNote, mine: str, search: str) -> None:
+    seen = note.read()
     if (owner := _holder_there(note)) is not None:
         raise _taken(search, owner)
-    note.remove()
-    if not note.create(json.dumps(_myself())):
-        raise StorageError(f"{search}: another driver took the search over at this very moment; try again")
-
-
-def _give_back(note: ObjectNote | None) -> None:
-    if note is not None and _holder_there(note) == _words(_myself()):
+    if seen is not None and note.read() == seen:
         note.remove()
+    if not note.create(mine):
+        raise _faster(search)
 
 
 def _myself() -> dict[str, Any]:
@@ -124,7 +212,9 @@ def _myself() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": started, "beat": time.time()}
 
 
-def _words(owner: dict[str, Any]) -> str:
+def _words(owner: dict[str, Any] | None) -> str:
+    if owner is None:
+        return "ended since"
     return f"{owner['host']}, process {owner['pid']}"
 
 
@@ -132,3 +222,7 @@ def _taken(search: str, owner: str) -> StorageError:
     return StorageError(
         f"{search}: a driver runs it already ({owner}); raypo status {search} follows it, raypo stop {search} ends it"
     )
+
+
+def _faster(search: str) -> StorageError:
+    return StorageError(f"{search}: another driver took the search over at this very moment; try again")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 from optuna.pruners import BasePruner
 
@@ -14,6 +13,7 @@ from raypo.search.clock import Clock, length_of
 from raypo.search.folders import trial_folder
 from raypo.search.ledger import Ledger
 from raypo.search.pruners import make_pruner, rungs_of
+from raypo.search.remote import WorkingCopy
 from raypo.study import Study
 
 
@@ -29,17 +29,22 @@ def clock_of(study: Study, label: str) -> Clock:
     return Clock(at, length_of(study, label), () if pruner_name(study) == "none" else rungs_of(at))
 
 
-def pruner_for(study: Study, ledger: Ledger, label: str, folder: Path) -> BasePruner:
+def pruner_for(study: Study, ledger: Ledger, label: str, search: WorkingCopy) -> BasePruner:
     """The study's pruner for one method."""
-    scores = partial(verdicts, study, ledger, label, folder)
+    scores = partial(verdicts, study, ledger, label, search)
     return make_pruner(pruner_name(study), study.objective.at, scores=scores, clock=clock_of(study, label))
 
 
-def verdicts(study: Study, ledger: Ledger, label: str, folder: Path, number: int, index: int) -> Mapping[str, float]:
-    """Scores by prompt of one trial's evaluation, from its answers on disk; empty while there are none."""
+def verdicts(
+    study: Study, ledger: Ledger, label: str, search: WorkingCopy, number: int, index: int
+) -> Mapping[str, float]:
+    """Scores by prompt of one trial's evaluation, from its answers; empty while there are none."""
     names = [row.name for row in ledger.rows(label) if row.number == number]
-    path = trial_folder(folder, names[0]) / "completions.parquet" if names else None
-    if path is None or not path.exists():
+    if not names:
+        return {}
+    path = trial_folder(search.path, names[0]) / "completions.parquet"
+    search.pull(path)  # another machine may have run this trial
+    if not path.exists():
         return {}
     at = study.objective.at[index]
     return {row.prompt: row.score for row in read(path) if math.isclose(row.fraction, at, abs_tol=1e-6)}

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyarrow import fs
 
@@ -22,6 +23,9 @@ from raypo.artifacts.mirror import ObjectNote, open_filesystem, replace_file
 from raypo.artifacts.store import cache_home
 from raypo.errors import RaypoError, StorageError
 from raypo.search.folders import is_remote, parts
+
+if TYPE_CHECKING:
+    from raypo.search.lease import Held
 
 AT_ONCE = 16
 """Files that are on their way side by side."""
@@ -39,6 +43,8 @@ class WorkingCopy:
         self._files: fs.FileSystem | None = None
         self._in_turn = threading.Lock()
         self.path = Path(location)
+        self.held: Held | None = None
+        """The lease of a driver, which may write only while no other one has the search."""
         if is_remote(self.location):
             self.path = cache_home() / of / hash_of(self.storage) / name
             with self._reaching():
@@ -73,6 +79,7 @@ class WorkingCopy:
         """Copy files into the mirror, one after the other; one that is not here goes there too."""
         for path in paths if self._files else ():
             with self._reaching():
+                self._may_write()
                 if path.exists():
                     self._send(path)
                 else:
@@ -83,6 +90,7 @@ class WorkingCopy:
         if self._files is None:
             return
         with self._reaching():
+            self._may_write()
             self._remove(folder / marker)
             self._remove(folder)
             files = [path for path in folder.rglob("*") if path.is_file() and path != folder / marker]
@@ -117,6 +125,7 @@ class WorkingCopy:
 
     def drop(self, path: Path, marker: str | None = None) -> None:
         """Remove a file or folder, in the mirror first of all the file that makes it whole."""
+        self._may_write()
         if self._files is not None:
             with self._reaching():
                 if marker is not None:
@@ -145,6 +154,7 @@ class WorkingCopy:
         """Push the whole lines of a file that others append to meanwhile."""
         if self._files is not None and path.exists():
             with self._reaching(), self._in_turn:
+                self._may_write()
                 content = path.read_bytes()
                 replace_file(self._files, self._at(path), content[: content.rfind(b"\n") + 1])
 
@@ -161,6 +171,10 @@ class WorkingCopy:
             os.replace(part, path)
 
     # One file -------------------------------------------------------------------------------------------------------
+
+    def _may_write(self) -> None:
+        if self.held is not None:
+            self.held.make_sure()
 
     def _at(self, path: Path) -> str:
         return f"{self._base}/{path.relative_to(self.path).as_posix()}".removesuffix("/.")

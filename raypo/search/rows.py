@@ -69,6 +69,7 @@ def row_of(label: str, trial: FrozenTrial, notes: Mapping[str, Any]) -> Row:
         evaluations.append(entry)
     if "average" in attributes:
         evaluations[-1] = attributes["average"]
+    cost_s = sum(entry.get("cost_s", 0.0) for entry in [*evaluations, *_seeds(attributes)])
     return Row(
         name=attributes.get("name", trial_name(label, trial.number)),
         label=label,
@@ -78,12 +79,17 @@ def row_of(label: str, trial: FrozenTrial, notes: Mapping[str, Any]) -> Row:
         seed=attributes.get("seed", 0),
         evaluations=tuple(evaluations),
         reason=attributes.get("reason"),
-        cost_s=sum(e.get("cost_s", 0.0) for e in evaluations) + attributes.get("lost_s", 0.0),
+        cost_s=cost_s + attributes.get("lost_s", 0.0),
         checkpoint=attributes.get("checkpoint"),
         confirmation=notes.get(f"confirmation:{trial.number}"),
         benchmarks=notes.get(f"benchmarks:{trial.number}"),
         attributes=attributes,
     )
+
+
+def _seeds(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Outcomes of further seeds that no average has taken in yet."""
+    return [] if "average" in attributes else [v for name, v in attributes.items() if name.startswith("repeat:")]
 
 
 def _state(trial: FrozenTrial) -> str:

@@ -25,6 +25,8 @@ PULSE_S = 0.5
 SHORT_LIFE_S = 30.0
 MAX_SHORT_LIVES = 5
 """How many worker groups in a row may end within SHORT_LIFE_S before their slot is given up."""
+WAIT_S = 7 * 24 * 3600
+"""How long ranks may wait for one that works alone; Ray Train, which polls them all, notices a dead one in seconds."""
 
 
 class Bench(Protocol):
@@ -230,7 +232,7 @@ class Slot:
         trainer = TorchTrainer(
             serve,
             train_loop_config=vars(plan),
-            torch_config=TorchConfig(backend="nccl" if plan.gpus_per_worker else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if plan.gpus_per_worker else "gloo", timeout_s=WAIT_S),
             scaling_config=ScalingConfig(
                 num_workers=plan.workers,
                 use_gpu=plan.gpus_per_worker > 0,

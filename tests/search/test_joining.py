@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
 from raypo.errors import ClusterError
-from raypo.search.joining import joined
-from raypo.study import load
+from raypo.search import joining
+from raypo.search.joining import check_resources, joined
+from raypo.study import Study, load
 
 STUDY = load(Path(__file__).parents[2] / "search_spaces" / "quickstart.yaml")
 
@@ -33,3 +35,61 @@ def test_a_cluster_that_cannot_start_is_a_sentence_with_the_place_of_its_logs(mo
     words = r"on this machine: The current node timed out during startup\.; .*logs"
     with pytest.raises(ClusterError, match=words), joined(STUDY, None):
         pass
+
+
+# placement, workers of a slot, slots, GPUs of each node, whether they fit
+PLACES: list[tuple[str, int, int, list[int], bool]] = [
+    ("STRICT_SPREAD", 2, 1, [8], False),
+    ("STRICT_SPREAD", 2, 1, [1, 1], True),
+    ("STRICT_SPREAD", 2, 2, [3, 1], False),  # each slot needs both nodes, and one has room for one worker only
+    ("STRICT_SPREAD", 2, 2, [2, 1, 1], True),
+    ("STRICT_PACK", 16, 1, [8, 8], False),
+    ("STRICT_PACK", 8, 2, [8, 8], True),
+    ("STRICT_PACK", 5, 2, [8, 8], True),
+    ("STRICT_PACK", 5, 3, [8, 8], False),
+    ("PACK", 16, 1, [8, 8], True),
+    ("SPREAD", 16, 1, [16], True),
+]
+
+
+def nodes_of(monkeypatch: pytest.MonkeyPatch, gpus: list[int], to_come: float = 0.0) -> None:
+    nodes = [{"Alive": True, "Resources": {"GPU": n, "CPU": 64.0}} for n in gpus]
+    gone = {"Alive": False, "Resources": {"GPU": 64.0, "CPU": 64.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [*nodes, gone])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": sum(gpus), "CPU": 64.0 * len(gpus)})
+    monkeypatch.setattr(joining, "_to_come", lambda _: to_come)
+
+
+def wanting(**resources: Any) -> Study:
+    wanted = STUDY.resources.model_copy(update={"gpus_per_worker": 1.0, **resources})
+    return STUDY.model_copy(update={"resources": wanted})
+
+
+@pytest.mark.parametrize(("placement", "workers", "slots", "gpus", "fits"), PLACES)
+def test_workers_that_no_node_can_take_are_refused_before_they_wait_for_ever(
+    placement: str, workers: int, slots: int, gpus: list[int], fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes_of(monkeypatch, gpus)
+    study = wanting(placement=placement, workers=workers, slots=slots)
+    if fits:
+        check_resources(study, growing=False)
+        return
+    rooms = ", ".join(map(str, gpus))
+    words = rf"placement {placement} .*{workers} workers .*{len(gpus)} node\(s\) with room for {rooms} workers; .*PACK"
+    with pytest.raises(ClusterError, match=words):
+        check_resources(study, growing=False)
+
+
+def test_a_worker_is_on_one_node_whatever_the_placement(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes_of(monkeypatch, [1, 1])
+    with pytest.raises(ClusterError, match="with room for 0, 0 workers"):
+        check_resources(wanting(gpus_per_worker=2.0, workers=1), growing=False)
+
+
+def test_where_nodes_may_come_a_placement_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = wanting(placement="STRICT_SPREAD", workers=2)
+    nodes_of(monkeypatch, [8], to_come=64.0)
+    check_resources(study, growing=True)
+    nodes_of(monkeypatch, [8])
+    with pytest.raises(ClusterError, match="STRICT_SPREAD"):
+        check_resources(study, growing=True)  # another one's cluster, without an autoscaler

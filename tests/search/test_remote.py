@@ -26,6 +26,7 @@ from raypo.search.forking import fork
 from raypo.search.jobs import Job, Outcome
 from raypo.search.keeping_up import kept_up
 from raypo.search.lease import LEASE, holder, lease
+from raypo.search.pruning import verdicts
 from raypo.search.remote import WorkingCopy
 from raypo.search.rivals import scores_of
 from raypo.search.searches import SearchFolder, create, discard_if_empty, opened
@@ -327,6 +328,15 @@ def test_a_slot_races_against_what_slots_elsewhere_found(bucket: str, machine: M
     rival = scores_of(other.others(), job, 2)
     assert rival is not None
     assert rival.tolist() == [0.0, 1.0]
+
+
+def test_wilcoxon_compares_with_what_slots_elsewhere_found(bucket: str, machine: Machine) -> None:
+    search = new(bucket)  # type: ignore[arg-type]
+    name = played(search).rows["dpo-0000"].name
+    answers(WorkingCopy(search.copy.location, of="slots"), name, [0.0, 1.0])
+    machine("b")
+    again = opened(bucket, "played")
+    assert verdicts(again.study(), again.ledger, "dpo", again.copy, 0, 1) == {"0": 0.0, "1": 1.0}
 
 
 def test_models_of_losers_go_and_the_winner_is_exported(bucket: str, machine: Machine, tmp_path: Path) -> None:

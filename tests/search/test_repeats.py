@@ -139,3 +139,45 @@ def test_a_configuration_that_a_seed_cannot_bear_does_not_win(tmp_path: Path) ->
     assert played.rows["dpo-0000"].cost_s == 1.0 + 2 * 2.0 + 0.5
     searches.extend(search, 1)
     assert Played(search, outcome=lambda job: judged(search.path, job)).run().states["dpo-0001"] == "finished"
+
+
+def test_seeds_that_are_done_count_in_the_budget_at_once(tmp_path: Path) -> None:
+    search = new(tmp_path, repeats={"seeds": 3}, trials=1)
+    spent: dict[str, float] = {}
+
+    def note(job: Job) -> None:
+        spent[job.trial] = played.conductor.position.accounts.spent("dpo")
+
+    played = Played(search, outcome=lambda job: judged(search.path, job), busy=note)
+    played.run()
+    assert (spent["dpo-0000.r1"], spent["dpo-0000.r2"]) == (1.0 + 2.0, 1.0 + 2 * 2.0)
+    assert played.conductor.position.accounts.spent("dpo") == 1.0 + 3 * 2.0
+
+
+def test_a_trial_stopped_between_its_seeds_keeps_what_they_cost_and_goes_on_with_it(tmp_path: Path) -> None:
+    search = new(tmp_path, repeats={"seeds": 3}, trials=1)
+
+    def stop(job: Job) -> None:
+        if job.trial == "dpo-0000.r2" and not Commands(search.ledger).all():
+            Commands(search.ledger).send("stop", trial="dpo-0000")
+
+    first = Played(search, outcome=lambda job: judged(search.path, job), busy=stop).run()
+    assert first.states["dpo-0000"] == "stopped"
+    half = 0.5
+    assert first.rows["dpo-0000"].cost_s == 1.0 + 2 * 2.0 + half
+    again = Played(search, outcome=lambda job: judged(search.path, job))
+    again.send("resume", trial="dpo-0000")
+    assert again.run().rows["dpo-0000"].cost_s == 1.0 + 3 * 2.0 + half
+
+
+def test_a_failed_seed_does_not_count_the_others_twice(tmp_path: Path) -> None:
+    search = new(tmp_path, repeats={"seeds": 3}, trials=1)
+
+    def outcome(job: Job) -> Outcome | None:
+        lost = Outcome(job.trial, "failed", 0.0, reason="out of memory", cost_s=0.5)
+        return lost if job.trial == "dpo-0000.r2" else judged(search.path, job)
+
+    assert Played(search, outcome=outcome).run().states["dpo-0000"] == "failed"
+    again = Played(search, outcome=lambda job: judged(search.path, job))
+    again.send("resume", trial="dpo-0000")
+    assert again.run().rows["dpo-0000"].cost_s == 1.0 + 3 * 2.0 + 0.5

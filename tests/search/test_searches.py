@@ -9,10 +9,12 @@ from played import Played, new, study_in
 
 from raypo.errors import StorageError
 from raypo.search.commands import Commands
+from raypo.search.folders import artifact_store
 from raypo.search.jobs import Job
 from raypo.search.keeping_up import kept_up
 from raypo.search.lease import lease
 from raypo.search.searches import SearchFolder, create, discard_if_empty
+from raypo.search.sharing import prune
 
 
 @pytest.fixture(params=["folder", "object store"])
@@ -64,3 +66,17 @@ def test_asking_whether_a_search_began_makes_no_ledger(storage: str) -> None:
     search = new(storage)  # type: ignore[arg-type]
     assert not search.begun
     assert not search.journal.exists()
+
+
+def test_the_place_of_what_searches_share_is_no_search(storage: str) -> None:
+    with pytest.raises(StorageError, match=r"'artifacts' is no name of a search: .* take another"):
+        create(study_in(storage), "artifacts")  # type: ignore[arg-type]
+
+
+def test_what_a_running_search_needs_is_not_removed(storage: str) -> None:
+    search = new(storage)  # type: ignore[arg-type]
+    artifact_store(storage).get_or_make("tokens", {"count": 1}, lambda folder: (folder / "ids").touch())
+    with lease(search.copy, search.name), pytest.raises(StorageError, match=r"played runs \(.*raypo stop played"):
+        prune(storage, 0)
+    assert [artifact.kind for artifact in prune(storage, 0)] == ["tokens"]
+    assert artifact_store(storage).list() == ()

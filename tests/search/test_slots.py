@@ -1,0 +1,43 @@
+"""Ranks of a slot may wait for one that works alone for as long as its work takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train.torch.config import _setup_torch_process_group
+
+from raypo.search.slots import Slot, SlotPlan
+
+DAY_S = 24 * 3600
+
+
+@pytest.mark.parametrize(("gpus", "backend"), [(0, "gloo"), (1, "nccl")])
+def test_who_waits_for_another_rank_waits_for_days(
+    gpus: float, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, Any] = {}
+
+    class Trainer:
+        def __init__(self, *_: object, **arguments: Any) -> None:
+            made.update(arguments)
+
+        def fit(self) -> None:
+            """Nothing to train."""
+
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
+    Slot(SlotPlan("hh", "slot-0", "", "", "", {}, 2, 1, gpus, "PACK", str(tmp_path)))._fit()
+    config = asdict(made["torch_config"])
+    assert (config["backend"], config["init_method"]) == (backend, "env")
+    assert config["timeout_s"] > 3 * DAY_S
+    _setup_torch_process_group("gloo", 0, 1, f"file://{tmp_path}/group", config["timeout_s"])
+    try:
+        options = dist.group.WORLD._get_backend(torch.device("cpu")).options
+        assert options._timeout.total_seconds() == config["timeout_s"], "torch takes it as it is"
+    finally:
+        dist.destroy_process_group()
