@@ -35,8 +35,6 @@ def optimisation_of(point: Mapping[str, Value]) -> Optimisation:
     """The training settings of a trial's point."""
     settings: dict[str, Any] = {name: point[name] for name in TRAINING_AXES if name in point and name != "optimizer"}
     betas = (settings.pop("adam_beta1", 0.9), settings.pop("adam_beta2", 0.999))
-    if "steps" in settings:
-        settings.pop("epochs", None)
     return Optimisation(**settings, betas=betas)
 
 

@@ -14,7 +14,8 @@ from raypo.errors import MethodError, StudyError
 from raypo.methods import METHODS, REQUIRED, Hyperparameter, Method, load_method
 from raypo.spaces import Space, Value, parse
 from raypo.study.study import NAME, TRAINING_AXES, Entry
-from raypo.study.training import Training
+from raypo.study.training import Training, two_lengths
+from raypo.study.values import check_whole
 
 
 def nearest(name: object, names: Any) -> str:
@@ -61,6 +62,8 @@ def _entry(label: str, body: Any, folder: Path | None, allow_code: bool, problem
     conditions = values.pop("conditions", None) or {}
     hyperparameters: dict[str, Value | Space] = {}
     training: dict[str, Value | Space] = {}
+    if (problem := two_lengths(values)) is not None:
+        problems.append(f"{where}: {problem}")
     for name, value in values.items():
         _sort_in(method, f"{where}.{name}", name, value, hyperparameters, training, problems)
     for name, spec in method.hyperparameters.items():
@@ -101,7 +104,8 @@ def _sort_in(
         if name in method.hyperparameters:
             hyperparameters[name] = _checked(method.hyperparameters[name], parse(value), method.name)
         elif name in TRAINING_AXES:
-            training[name] = _training_value(name, value)
+            if (read := _training_value(name, value)) is not None:
+                training[name] = read
         else:
             known = [*method.hyperparameters, *TRAINING_AXES]
             problems.append(
@@ -115,7 +119,10 @@ def _checked(spec: Hyperparameter, value: Value | Space, method: str) -> Value |
     """Every value of an axis must be one that the method accepts."""
     if not isinstance(value, Space):
         return spec.parse(value, method)
-    return Space(value.form, tuple(spec.parse(v, method) for v in value.values))
+    parsed = Space(value.form, tuple(spec.parse(v, method) for v in value.values))
+    if spec.type is int:
+        check_whole(parsed)
+    return parsed
 
 
 def _training_value(name: str, value: Any) -> Value | Space:

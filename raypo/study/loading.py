@@ -97,6 +97,9 @@ def _place(content: dict[str, Any], path: str, value: Any, where: str, *, emptie
         node.pop(keys[-1], None)
     else:
         node[keys[-1]] = value
+        replaced = {"epochs": "steps", "steps": "epochs"}.get(keys[-1])
+        if replaced and value is not None and (keys[0], len(keys)) in (("training", 2), ("methods", 3)):
+            node.pop(replaced, None)  # what is overridden is how long to train, in either unit
 
 
 def _index(node: list[Any], key: str, where: str) -> int:

@@ -34,6 +34,8 @@ class Judge(Section):
     source: str | None = None
     split: str = "train"
     count: Count | None = None
+    format: str | dict[str, dict[str, Any]] = "auto"
+    columns: dict[str, str] = Field(default_factory=dict)
     transforms: tuple[dict[str, Any], ...] = ()
     epochs: Count = 1
     lr: Positive = 1e-4

@@ -99,8 +99,9 @@ class Study(Section):
         settings = {name: getattr(self.training, name) for name in TRAINING_AXES}
         settings = {name: value for name, value in settings.items() if value is not None}
         settings.update(entry.training)
-        if "steps" in entry.training:
-            settings.pop("epochs", None)
+        for own, replaced in (("steps", "epochs"), ("epochs", "steps")):
+            if own in entry.training:
+                settings.pop(replaced, None)
         transforms = {f"data.{name}": v for t in self.data.transforms for name, v in t.items() if isinstance(v, Space)}
         return {**entry.hyperparameters, **settings, **transforms}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -85,6 +86,14 @@ class Data(Section):
         return values
 
 
+def two_lengths(values: Mapping[str, Any]) -> str | None:
+    """What is wrong where a section says both how many passes and how many steps a training takes."""
+    epochs, steps = values.get("epochs"), values.get("steps")
+    if epochs is None or steps is None:
+        return None
+    return f"epochs and steps both say how long to train, got {epochs!r} and {steps!r}; keep one of them"
+
+
 class Training(Section):
     """How a policy is trained; the numbers that say how it learns may be axes.
 
@@ -93,7 +102,7 @@ class Training(Section):
     """
 
     lr: axis(0) = 5e-7  # type: ignore[valid-type]
-    epochs: axis(0) = 1.0  # type: ignore[valid-type]
+    epochs: axis(0) | None = 1.0  # type: ignore[valid-type]
     steps: axis(0, whole=True) | None = None  # type: ignore[valid-type]
     batch_size: axis(0, whole=True) = 64  # type: ignore[valid-type]
     micro_batch_size: Count = 8
@@ -106,3 +115,15 @@ class Training(Section):
     adam_beta2: axis(0, 1) = 0.999  # type: ignore[valid-type]
     checkpoint_every_s: Positive = 300.0
     hidden_budget_gib: NonNegative = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, values: Any) -> Any:
+        """Where `steps` are given, there are no epochs; where neither is, there is the default."""
+        if not isinstance(values, dict):
+            return values
+        if (problem := two_lengths(values)) is not None:
+            raise ValueError(problem)
+        if values.get("steps") is not None:
+            return {**values, "epochs": None}
+        return {name: value for name, value in values.items() if (name, value) != ("epochs", None)}

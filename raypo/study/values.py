@@ -10,6 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from raypo.spaces import Space, parse
 
+WHOLE = {"uniform": "int", "log_uniform": "log_int"}
+"""Forms that draw broken numbers, with those that draw whole ones."""
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=False)
@@ -25,6 +28,28 @@ def fraction(value: Any) -> Any:
     return value
 
 
+def check_whole(space: Space) -> None:
+    """Whole ends are not enough: what lies between them is drawn too.
+
+    Raises:
+        ValueError: the axis draws numbers that are not whole.
+    """
+    if space.form in WHOLE:
+        low, high = (int(end) for end in space.values)
+        raise ValueError(
+            f"needs whole numbers, got {space.form}: [{low}, {high}], which draws broken ones too; "
+            f"write {{{WHOLE[space.form]}: [{low}, {high}]}} or a choice"
+        )
+
+
+def _made_whole(parsed: Any) -> Any:
+    """64.0 as 64, alone or in a choice."""
+    if not isinstance(parsed, Space):
+        return int(parsed)
+    check_whole(parsed)
+    return Space(parsed.form, tuple(int(value) for value in parsed.values))
+
+
 def axis(lower: float, upper: float = math.inf, *, whole: bool = False, open_low: bool = True) -> Any:
     """A number, or an axis whose values all lie in the bounds, the upper one not included."""
 
@@ -38,7 +63,7 @@ def axis(lower: float, upper: float = math.inf, *, whole: bool = False, open_low
                 raise ValueError(f"needs {lower} {'<' if open_low else '<='} value < {upper}, got {number}")
             if whole and number != int(number):
                 raise ValueError(f"needs whole numbers, got {number}")
-        return parsed
+        return _made_whole(parsed) if whole else parsed
 
     return Annotated[Any, BeforeValidator(check)]
 

@@ -1,6 +1,7 @@
 """A study file is read as written, and everything wrong with it is said at once."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,37 @@ def test_a_method_overrides_the_common_training(study_file: Path) -> None:
     assert set(study.space("dpo")) == {"beta", "lr"}
     assert set(study.space("ipo")) == {"tau"}
     assert study.fixed("ipo")["lr"] == 5e-6
+
+
+def lengths(study: Study, label: str) -> dict[str, Any]:
+    """What says how long a method trains."""
+    return {name: value for name, value in study.axes(label).items() if name in ("epochs", "steps")}
+
+
+def test_a_methods_own_length_replaces_the_studys_in_either_unit(study_file: Path) -> None:
+    searched = Space("choice", (1, 2, 4))
+    study = load(study_file, ["methods.dpo.epochs={choice: [1, 2, 4]}", "methods.ipo.steps=5"])
+    assert lengths(study, "dpo") == {"epochs": searched}
+    assert study.space("dpo")["epochs"] == searched
+    assert (lengths(study, "ipo"), lengths(study, "ipo_mean")) == ({"steps": 5}, {"steps": 60})
+    study = load(study_file, ["training={epochs: 2}", "methods.dpo.steps=5", "methods.ipo.epochs=3"])
+    assert [lengths(study, label) for label in study.methods] == [{"steps": 5}, {"epochs": 3}, {"epochs": 2}]
+    assert lengths(load(study_file, ["training={}"]), "dpo") == {"epochs": 1.0}
+    assert lengths(load(study_file, ["training.steps=null", "methods.ipo.steps=null"]), "ipo") == {"epochs": 1.0}
+    again = build(yaml.load(yaml.dump(study.written()), "again"), "again")
+    assert [lengths(again, label) for label in again.methods] == [{"steps": 5}, {"epochs": 3}, {"epochs": 2}]
+
+
+@pytest.mark.parametrize("where", ["training", "methods.dpo"])
+def test_both_lengths_at_one_level_are_refused(study_file: Path, where: str) -> None:
+    (line,) = problems(study_file, f"{where}={{steps: 5, epochs: {{choice: [1, 2]}}}}")
+    assert f"{where}: epochs and steps both say how long to train, got {{'choice': [1, 2]}} and 5; keep one" in line
+
+
+@pytest.mark.parametrize("where", ["training", "methods.dpo"])
+def test_an_override_of_the_length_replaces_it_in_either_unit(study_file: Path, where: str) -> None:
+    assert lengths(load(study_file, [f"{where}.epochs=2"]), "dpo") == {"epochs": 2}
+    assert lengths(load(study_file, [f"{where}.epochs=2", f"{where}.steps=7"]), "dpo") == {"steps": 7}
 
 
 def test_a_label_may_name_another_method(study_file: Path) -> None:
@@ -187,3 +219,28 @@ def test_a_password_in_a_databases_url_is_refused_and_not_repeated(study_file: P
 def test_what_else_a_databases_url_asks_for_is_kept(study_file: Path) -> None:
     url = "postgresql://me@host/db?sslmode=require&passfile=/etc/pgpass"
     assert load(study_file, [f"ledger={url}"]).ledger == url
+
+
+@pytest.mark.parametrize(
+    ("key", "axis", "instead"),
+    [
+        ("training.batch_size", "{log_uniform: [16, 128]}", "{log_int: [16, 128]}"),
+        ("training.steps", "{uniform: [10, 60]}", "{int: [10, 60]}"),
+        ("methods.dpo.batch_size", "{uniform: [8, 16]}", "{int: [8, 16]}"),
+        ("methods.tr_dpo.tau", "{uniform: [2, 8]}", "{int: [2, 8]}"),
+    ],
+)
+def test_what_is_whole_is_drawn_from_whole_numbers(study_file: Path, key: str, axis: str, instead: str) -> None:
+    """Ends that are whole do not help a trial that draws 37.9."""
+    (problem,) = problems(study_file, f"{key}={axis}")
+    form, _, ends = axis.strip("{}").partition(": ")
+    assert problem.endswith(
+        f"{key}: needs whole numbers, got {form}: {ends}, which draws broken ones too; write {instead} or a choice"
+    )
+
+
+def test_whole_numbers_are_integers_however_they_are_written(study_file: Path) -> None:
+    for written, read in [("64.0", 64), ("{choice: [32, 64.0]}", Space("choice", (32, 64)))]:
+        found = load(study_file, [f"training.batch_size={written}"]).training.batch_size
+        assert found == read
+        assert {type(value) for value in getattr(found, "values", (found,))} == {int}

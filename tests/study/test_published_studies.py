@@ -89,7 +89,7 @@ def test_questions_reach_a_chat_model_in_the_frame_of_its_training_rows(
         (tmp_path / f"{file}.jsonl").write_text(json.dumps(content) + "\n")
     sets = (f"data.source={tmp_path}/rows.jsonl", f"objective.prompts.source={tmp_path}/questions.jsonl")
     found = study(name, *([FOLDER / "settings" / f"{overlay}.yaml"] if overlay else []), sets=sets)
-    records, prompts = first_records(found), first_prompts(found)
+    records, prompts = first_records(found)[0], first_prompts(found)
     assert (len(records), prompts) == (1, ["Why?"])
     assert not list(framed_apart(found, records, prompts))
 

@@ -16,7 +16,6 @@ SHORT = [
     "model.sft.epochs=0.2",
     "data.count=400",
     "training.steps=6",
-    "training.epochs=1",
     "objective.judge.count=400",
     "objective.prompts.count=16",
     "search.trials=1",

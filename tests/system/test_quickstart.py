@@ -23,7 +23,6 @@ SMALL = [
     "model.sft={count: 640, epochs: 1, lr: 4e-3, batch_size: 64}",
     "data.count=400",
     "training.steps=16",
-    "training.epochs=1",
     "training.checkpoint_every_s=0.1",
     "objective.prompts.count=24",
     "search.trials=2",
