@@ -148,9 +148,7 @@ def unbeaten(results: SearchResults, method: str) -> list[Unbeaten]:
 
 
 def _unbeaten(trial: TrialResult, point: Sequence[float], goals: Sequence[str]) -> Unbeaten:
-    values = {
-        goal.removeprefix("-"): abs(v) if goal.startswith("-") else v for goal, v in zip(goals, point, strict=True)
-    }
+    values = {goal.removeprefix("-"): -v if goal.startswith("-") else v for goal, v in zip(goals, point, strict=True)}
     return Unbeaten(trial.method, trial.name, dict(trial.hyperparameters), int(figure(trial)["n"]), values)
 
 

@@ -51,6 +51,19 @@ def test_the_front_of_each_method_is_what_no_other_trial_of_it_beats(results: Se
     assert all(set(p) == {"method", "trial", "hyperparameters", "n", "values"} for p in found["front"])
 
 
+def test_an_estimate_of_kl_below_zero_stays_below_zero(results: SearchResults) -> None:
+    searched = with_objective(results, pareto=["win_rate", "-kl"])
+    best = winner(searched.trials, "dpo")
+    below = replace(best, history=(*best.history[:-1], replace(best.history[-1], kl=-0.8)))
+    searched = replace(searched, trials=tuple(below if trial == best else trial for trial in searched.trials))
+    comparison = compare(searched)
+    point = next(p for p in as_json(comparison)["front"] if p["trial"] == best.name)
+    assert point["values"] == {"win_rate": best.history[-1].win_rate, "kl": -0.8}
+    ((_, drawn),) = fronts(searched)
+    assert (-0.8, 100 * best.history[-1].win_rate) in places_of(drawn, solid=True)
+    assert "-0.8" in str([row for row in tables([comparison])[1].rows if best.name in row])
+
+
 def test_the_front_is_printed_below_the_winners_and_stands_in_the_report(results: SearchResults) -> None:
     comparison = compare(with_objective(results, pareto=["win_rate", "-kl"]))
     first, second = tables([comparison])
