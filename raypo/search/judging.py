@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from raypo.artifacts import hash_folder
 from raypo.data import transforms
 from raypo.data.keys import hash_records
 from raypo.data.records import Pair
+from raypo.data.rendering import TEMPLATES, TRANSCRIPT
 from raypo.data.specs import apply_transforms, parse_transforms
-from raypo.errors import StudyError
+from raypo.errors import DataError, StudyError
 from raypo.evaluation.judges import Judge
 from raypo.evaluation.judges.cache import MarkCache
-from raypo.search.materials import Materials
+from raypo.search.materials import Materials, model_folder
 from raypo.search.sources import QUICKSTART, read_records
+from raypo.study import Study
 from raypo.study.objective import Judge as JudgeSection
 
 HELDOUT = 0.1
@@ -35,7 +39,13 @@ def make_judge(materials: Materials, device: str, search: Path) -> Judge:
         case "reward_model":
             from raypo.evaluation.judges.reward_model import reward_model
 
-            return reward_model(str(wanted.path), device=device, max_length=wanted.max_length, cache=cache)
+            return reward_model(
+                _folder(wanted),
+                device=device,
+                max_length=wanted.max_length,
+                chat_template=_chat_template(materials.study),
+                cache=cache,
+            )
         case "bradley_terry":
             from raypo.evaluation.judges.bradley_terry import bradley_terry
 
@@ -43,7 +53,7 @@ def make_judge(materials: Materials, device: str, search: Path) -> Judge:
         case "pairrm":
             from raypo.evaluation.judges.pairrm import pairrm
 
-            return pairrm(str(wanted.path), device=device, cache=cache, max_failed=wanted.max_failed)
+            return pairrm(_folder(wanted), device=device, cache=cache, max_failed=wanted.max_failed)
         case "llm":
             return _llm(wanted, cache, search / "spending")
     raise StudyError(f"objective.judge.kind: {wanted.kind!r}")
@@ -74,9 +84,7 @@ def trained_reward_model(materials: Materials, device: str) -> Path:
 
     study = materials.study
     wanted = study.objective.judge
-    read = read_records(str(wanted.source), split=wanted.split, count=wanted.count, allow_code=study.allow_code)
-    read = apply_transforms(read, parse_transforms(wanted.transforms, "objective.judge.transforms"))
-    pairs = [record for record in read if isinstance(record, Pair)]
+    pairs = _pairs(study)
     # A seed of its own: the pairs may be one part of a split already, which has no rows of another part.
     heldout = [p for p in transforms.split(pairs, low=0.0, high=HELDOUT, seed=-1) if isinstance(p, Pair)]
     training = [p for p in transforms.split(pairs, low=HELDOUT, high=1.0, seed=-1) if isinstance(p, Pair)]
@@ -86,13 +94,44 @@ def trained_reward_model(materials: Materials, device: str) -> Path:
         batch_size=wanted.batch_size,
         max_length=wanted.max_length,
         device=device,
+        chat_template=_chat_template(study),
     )
-    base, name = (wanted.path, wanted.path) if wanted.path else (materials.start, materials.start_hash)
+    base = _folder(wanted) if wanted.path else materials.start
 
     def make(folder: Path) -> None:
-        accuracy = train_reward_model(str(base), training, heldout, settings, folder)
+        accuracy = train_reward_model(base, training, heldout, settings, folder)
         materials.say(f"reward model: accuracy {accuracy:.1%} on {len(heldout)} held-out pairs")
 
-    key = {"base": name, "pairs": hash_records(pairs), "settings": asdict(settings) | {"device": None}}
+    key = {
+        "base": hash_folder(base, materials.store.hashes),
+        "pairs": hash_records(pairs),
+        "settings": asdict(settings) | {"device": None, "chat_template": TEMPLATES[settings.chat_template]},
+    }
     materials.say(f"training the judge on {len(training)} pairs")
     return materials.store.get_or_make("reward-model", key, make)
+
+
+def _folder(wanted: JudgeSection) -> Path:
+    return model_folder(str(wanted.path), "objective.judge.path")
+
+
+def _chat_template(study: Study) -> str:
+    """Which of raypo's own templates writes conversations for a judge that brings none."""
+    named = study.data.chat_template or TRANSCRIPT
+    return named if named in TEMPLATES else TRANSCRIPT
+
+
+def _pairs(study: Study) -> list[Pair]:
+    """The judge's pairs after its transforms; of the data's own source they are read as the data is."""
+    wanted, data = study.objective.judge, study.data
+    format, columns = wanted.format, wanted.columns
+    # The quickstart makes lists where the data asks for them, and a judge learns from pairs.
+    if wanted.source == data.source != QUICKSTART and format == "auto" and not columns:
+        format, columns = data.format, data.columns
+    how: dict[str, Any] = {"split": wanted.split, "count": wanted.count, "allow_code": study.allow_code}
+    try:
+        read = read_records(str(wanted.source), format=format, columns=columns, **how)
+    except DataError as error:
+        raise DataError(f"objective.judge: {error}") from error
+    read = apply_transforms(read, parse_transforms(wanted.transforms, "objective.judge.transforms"), read_records)
+    return [record for record in read if isinstance(record, Pair)]

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from transformers import get_cosine_schedule_with_warmup
 
 from raypo.data.records import Pair
+from raypo.data.rendering import TRANSCRIPT
 from raypo.errors import DataError, Diverged, ModelError
 from raypo.evaluation.judges.cache import MarkCache
 from raypo.evaluation.judges.reward_model import RewardModel, RewardRater
@@ -23,7 +24,10 @@ REPORT = "raypo_reward_model.json"
 
 @dataclass(frozen=True)
 class RewardTraining:
-    """How a reward model is trained; batch_size in pairs, warmup as a share of all steps."""
+    """How a reward model is trained; batch_size in pairs, warmup as a share of all steps.
+
+    `chat_template` writes conversations, in training and in judging, where the base's tokenizer has no template.
+    """
 
     epochs: int = 1
     lr: float = 1e-4
@@ -33,14 +37,15 @@ class RewardTraining:
     warmup: float = 0.1
     seed: int = 0
     device: str = "cpu"
+    chat_template: str = TRANSCRIPT
 
 
 def bradley_terry(path: str | Path, *, device: str = "cpu", cache: MarkCache | None = None) -> RatingJudge:
     """A judge by a folder that `train_reward_model` wrote."""
     if not (Path(path) / REPORT).exists():
         raise ModelError(f"{path}: no {REPORT} here; give a folder that raypo trained, or use the judge reward_model")
-    report = json.loads((Path(path) / REPORT).read_text())
-    rewards = RewardRater.load(path, "bradley_terry", device, int(report["settings"]["max_length"]))
+    settings = RewardTraining(**json.loads((Path(path) / REPORT).read_text())["settings"])
+    rewards = RewardRater.load(path, "bradley_terry", device, settings.max_length, settings.chat_template)
     return RatingJudge(rewards, logistic, cache)
 
 
@@ -57,7 +62,7 @@ def train_reward_model(
             f"reward model: needs pairs to train on and pairs to test on, got {len(records)} and {len(heldout)}"
         )
     torch.manual_seed(settings.seed)
-    reader = RewardModel.load(base, settings.device, settings.max_length, num_labels=1)
+    reader = RewardModel.load(base, settings.device, settings.max_length, settings.chat_template, num_labels=1)
     _fit(reader, _rows(reader, records), settings)
     chosen, rejected = zip(*_rows(reader, heldout), strict=True)
     accuracy = pair_accuracy(reader.rate(chosen), reader.rate(rejected))

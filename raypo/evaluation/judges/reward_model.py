@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raypo.artifacts import hash_folder
 from raypo.data.records import Demonstration, Text
-from raypo.data.rendering import Renderer
+from raypo.data.rendering import OWN_TEMPLATE, TEMPLATES, TRANSCRIPT, Renderer
 from raypo.errors import ModelError
 from raypo.evaluation.judges.batches import by_length
 from raypo.evaluation.judges.cache import MarkCache
@@ -24,27 +24,46 @@ BATCH_TOKENS = 16384
 
 
 def reward_model(
-    path: str | Path, *, device: str = "cpu", max_length: int = 2048, cache: MarkCache | None = None
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    max_length: int = 2048,
+    chat_template: str = TRANSCRIPT,
+    cache: MarkCache | None = None,
 ) -> RatingJudge:
     """A judge by a Hugging Face sequence classifier in a folder; its first logit is the reward.
 
-    Prompts and answers go through the model's chat template, or are joined where it has none; texts longer than
-    `max_length` tokens lose their start. Raises ModelError where the folder holds no such model.
+    Prompts and answers go through the model's chat template. Where it has none, plain ones are joined and
+    conversations are written by `chat_template`, one of TEMPLATES. Texts longer than `max_length` tokens lose their
+    start. Raises ModelError where the folder holds no such model.
     """
-    return RatingJudge(RewardRater.load(path, "reward_model", device, max_length), logistic, cache)
+    return RatingJudge(RewardRater.load(path, "reward_model", device, max_length, chat_template), logistic, cache)
 
 
 class RewardModel:
-    """A sequence classifier with its tokenizer, reading (prompt, answer) as one text."""
+    """A sequence classifier with its tokenizer, reading (prompt, answer) as one text.
 
-    def __init__(self, model: Any, tokenizer: Any, max_length: int) -> None:
+    `chat_template`, one of TEMPLATES, writes conversations where the tokenizer has no template of its own; then
+    `stand_in` is its text, else None.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, max_length: int, chat_template: str = TRANSCRIPT) -> None:
         if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
             raise ModelError("reward model: the tokenizer has neither a padding nor an end-of-text token; give it one")
         self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
-        self._renderer = Renderer(tokenizer, "default" if tokenizer.chat_template else None)
+        own = OWN_TEMPLATE if tokenizer.chat_template else None
+        self._texts, self._conversations = Renderer(tokenizer, own), Renderer(tokenizer, own or chat_template)
+        self.stand_in = None if own else TEMPLATES[chat_template]
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "cpu", max_length: int = 2048, **settings: Any) -> RewardModel:
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        max_length: int = 2048,
+        chat_template: str = TRANSCRIPT,
+        **settings: Any,
+    ) -> RewardModel:
         """Read model and tokenizer from a folder; `settings` go to the model's configuration."""
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
@@ -56,11 +75,12 @@ class RewardModel:
                 f"{path}: not a sequence classifier with its tokenizer ({str(error).splitlines()[0]}); "
                 "give a folder written by save_pretrained"
             ) from error
-        return cls(model.to(device).eval(), tokenizer, max_length)
+        return cls(model.to(device).eval(), tokenizer, max_length, chat_template)
 
     def ids(self, prompt: Text, answer: Text) -> list[int]:
         """Token ids of a prompt with its answer, the end of the answer included."""
-        (sequence,) = self._renderer.sequences(Demonstration(prompt, answer))
+        plain = isinstance(prompt, str) and isinstance(answer, str)
+        (sequence,) = (self._texts if plain else self._conversations).sequences(Demonstration(prompt, answer))
         ids = list(self.tokenizer(sequence.text, add_special_tokens=not sequence.templated)["input_ids"])
         end = self.tokenizer.eos_token_id
         if sequence.ends and end is not None and ids[-1:] != [end]:
@@ -106,8 +126,8 @@ class RewardRater:
     revision: str
 
     @classmethod
-    def load(cls, path: str | Path, kind: str, device: str, max_length: int) -> RewardRater:
-        return cls(RewardModel.load(path, device, max_length), kind, hash_folder(path)[:12])
+    def load(cls, path: str | Path, kind: str, device: str, max_length: int, chat_template: str) -> RewardRater:
+        return cls(RewardModel.load(path, device, max_length, chat_template), kind, hash_folder(path)[:12])
 
     @property
     def name(self) -> str:
@@ -115,7 +135,12 @@ class RewardRater:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {"judge": "reward_model", "revision": self.revision, "max_length": self.model.max_length}
+        return {
+            "judge": "reward_model",
+            "revision": self.revision,
+            "max_length": self.model.max_length,
+            "chat_template": self.model.stand_in,
+        }
 
     def rate(self, answers: Sequence[Answer]) -> Iterable[Mark]:
         return map(Mark, self.model.rate([self.model.ids(answer.prompt, answer.text) for answer in answers]))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +53,7 @@ JUDGES = (by_rule, by_reward_model, by_pairrm, by_llm)
 @pytest.fixture(params=JUDGES, ids=lambda make: make.__name__)
 def judge(request: pytest.FixtureRequest, tiny: Any, tmp_path: Path, service: ChatService) -> Judge:
     make: Callable[..., Judge] = request.param
-    if make is by_reward_model:
-        tiny = type(tiny)(tiny.model, with_template(tiny.tokenizer))
     return make(tiny, tmp_path, service)
-
-
-def with_template(tokenizer: Any) -> Any:
-    templated = deepcopy(tokenizer)
-    templated.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
-    return templated
 
 
 def test_scores_lie_in_the_unit_interval_in_the_order_of_the_items(judge: Judge) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from tiny_pairrm import save_pairrm
+from tokenizers import processors
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
-from raypo.data.records import Pair
+from raypo.data.records import Message, Pair
+from raypo.data.rendering import TEMPLATES
 from raypo.errors import DataError, Diverged, ModelError
 from raypo.evaluation.judges import Comparison
 from raypo.evaluation.judges.bradley_terry import RewardTraining, bradley_terry, pair_accuracy, train_reward_model
@@ -64,6 +66,64 @@ def test_the_chat_template_frames_prompt_and_answer(folder: Path, tiny: Any) -> 
     unknown = 1
     assert read == [unknown, tokenizer.convert_tokens_to_ids("w1"), unknown, tokenizer.convert_tokens_to_ids("w2"), 0]
     assert reader.ids("w1", "w2") == read
+
+
+TERSE = "{% for m in messages %} w8 {{ m.content }}{% endfor %}"
+
+
+def asked(text: str) -> tuple[Message, ...]:
+    return ({"role": "user", "content": text},)
+
+
+def test_without_a_template_conversations_are_written_as_named_and_plain_texts_are_joined(
+    folder: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TEMPLATES, "terse", TERSE)
+    usual, terse = (RewardModel.load(folder, max_length=64, **named) for named in ({}, {"chat_template": "terse"}))
+    read = tiny.tokenizer
+    assert usual.ids(asked("w1"), "w2") == [*read("\n\nHuman: w1\n\nAssistant: w2")["input_ids"], 0]
+    assert terse.ids(asked("w1"), "w2") == [*read(" w8 w1 w8 w2")["input_ids"], 0]
+    assert usual.ids("w1 ", "w2") == terse.ids("w1 ", "w2") == [*read("w1 w2")["input_ids"], 0]
+
+
+def test_a_conversation_without_a_template_begins_and_ends_as_a_plain_text(folder: Path, tiny: Any) -> None:
+    tokenizer = deepcopy(tiny.tokenizer)
+    tokenizer.add_special_tokens({"bos_token": "<turn>"})
+    frame = processors.TemplateProcessing(single="<turn> $A <end>", special_tokens=[("<turn>", 2), ("<end>", 0)])
+    tokenizer.backend_tokenizer.post_processor = frame
+    reader = RewardModel(AutoModelForSequenceClassification.from_pretrained(folder), tokenizer, 64)
+    for prompt in ("w1 ", asked("w1")):
+        ids = reader.ids(prompt, "w2")
+        assert (ids[0], ids[-2:]) == (2, [tokenizer.convert_tokens_to_ids("w2"), 0])
+
+
+def test_marks_of_conversations_are_kept_for_the_template_that_wrote_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TEMPLATES, "terse", TERSE)
+    items = [Comparison(asked("w1"), "w2", "w9")]
+    cache = MarkCache(tmp_path / "marks")
+    first, second = (
+        reward_model(folder, chat_template=name, cache=cache).judge(items)[0].ratings for name in TEMPLATES
+    )
+    alone = reward_model(folder, chat_template="terse").judge(items)[0].ratings
+    assert second == pytest.approx(alone, abs=1e-6)
+    assert first != pytest.approx(second, abs=1e-6)
+
+
+def test_a_trained_reward_model_reads_conversations_as_it_learnt_them(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TEMPLATES, "terse", TERSE)
+    tiny.model.save_pretrained(tmp_path / "base")
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
+    talks = [Pair(asked(str(p.prompt)), p.chosen, p.rejected) for p in preferences(40, seed=0)]
+    settings = RewardTraining(lr=3e-3, max_length=64, chat_template="terse")
+    accuracy = train_reward_model(tmp_path / "base", talks[:20], talks[20:], settings, tmp_path / "rm")
+    judge: Any = bradley_terry(tmp_path / "rm")
+    assert judge.rater.model.ids(asked("w1"), "w2")[:-1] == tiny.tokenizer(" w8 w1 w8 w2")["input_ids"]
+    verdicts = judge.judge([Comparison(p.prompt, str(p.chosen), str(p.rejected)) for p in talks[20:]])
+    assert np.mean([v.score > 0.5 for v in verdicts]) == pytest.approx(accuracy)
 
 
 def test_long_texts_lose_their_start_and_keep_the_answer(folder: Path, tiny: Any) -> None:
