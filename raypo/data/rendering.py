@@ -15,16 +15,16 @@ from jinja2 import TemplateError
 from raypo.data.records import ASSISTANT, HUMAN, Message, Record, Text, as_answer, as_messages, is_transcript
 from raypo.errors import DataError
 
-OWN_TEMPLATE = "default"
+OWN_TEMPLATE, TRANSCRIPT = "default", "transcript"
 TEMPLATES = {
-    "transcript": (
+    TRANSCRIPT: (
         "{% for m in messages %}"
         "{% if m.role == 'system' %}{{ m.content | trim }}"
         "{% else %}{{ '\n\nHuman: ' if m.role == 'user' else '\n\nAssistant: ' }}{{ m.content | trim }}{% endif %}"
         "{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
     )
 }
-"""Templates by name, for models that bring none."""
+"""Templates by name, for models that bring none; they write no special tokens, so the tokenizer's BOS comes first."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Piece:
 class Sequence:
     """The pieces of prompt (first) and answer.
 
-    `ends` says whether an end-of-sequence token follows the last piece, `templated` that a chat template wrote the
-    special tokens.
+    `ends` says whether an end-of-sequence token follows the last piece, `templated` that a chat template had the word
+    on special tokens.
     """
 
     pieces: tuple[Piece, ...]
@@ -79,7 +79,8 @@ class Renderer:
             return Sequence((Piece(str(text)),), ends=False, templated=False)
         turns = as_messages(text)
         goes_on = turns[-1]["role"] == "assistant"
-        return Sequence((Piece(self._render(turns, answering=not goes_on, cut=goes_on)),), ends=False, templated=True)
+        text = self._render(turns, answering=not goes_on, cut=goes_on)
+        return Sequence((Piece(text),), ends=False, templated=self._has_specials)
 
     def _is_plain(self, *texts: Text) -> bool:
         return self.chat_template is None and all(isinstance(text, str) for text in texts)
@@ -108,7 +109,7 @@ class Renderer:
             raise DataError(
                 f"{record.source}: the answer has no assistant turn; got roles {[t['role'] for t in turns]}"
             )
-        return Sequence(tuple(pieces), ends=record.final and not ends, templated=True)
+        return Sequence(tuple(pieces), ends=record.final and not ends, templated=self._has_specials)
 
     def _continued(self, history: tuple[Message, ...], turns: tuple[Message, ...], record: Record) -> Sequence:
         """The answer goes on inside the prompt's last assistant turn."""
@@ -118,12 +119,17 @@ class Renderer:
         text = self._render((*history[:-1], whole), cut=not record.final)
         text, ends = self._to_end_of_turn(text)
         pieces = (Piece(before), Piece(_rest(text, before, record), 0))
-        return Sequence(pieces, ends=record.final and not ends, templated=True)
+        return Sequence(pieces, ends=record.final and not ends, templated=self._has_specials)
 
     def _to_end_of_turn(self, text: str) -> tuple[str, bool]:
         """Text up to its end-of-turn token, and whether there is one: a model never samples what follows it."""
         bare = text.rstrip()
         return (bare, True) if bare.endswith(self._specials) else (text, False)
+
+    @cached_property
+    def _has_specials(self) -> bool:
+        """Whether the template has the word on special tokens: the model's or a user's own, and none of `TEMPLATES`."""
+        return TEMPLATES.get(self.chat_template or "", self.chat_template) not in TEMPLATES.values()
 
     @cached_property
     def _specials(self) -> tuple[str, ...]:

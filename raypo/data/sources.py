@@ -19,6 +19,8 @@ from raypo.data.records import Record
 from raypo.data.rows import Dropped, Row
 from raypo.errors import DataError
 
+_CODE = re.compile(r"[\w.]+:\w+")
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -62,6 +64,13 @@ def load(
     return _finished(source, reader.__name__, len(everything), reader(read, **options), rows is None)
 
 
+def has_splits(source: str) -> bool:
+    """Whether a source may hold several splits, as the hub and folders do; a file and a function are one."""
+    path = Path(source).expanduser()
+    one = path.is_file() or path.suffix in {".gz", *SUFFIXES} or (path / "state.json").exists()
+    return not (one or _CODE.fullmatch(source))
+
+
 def _first_of(first: Any, others: Iterator[Any], rows: int | None) -> list[Any]:
     return [first, *islice(others, None if rows is None else rows - 1)]
 
@@ -101,7 +110,7 @@ def _numbered(source: str, split: str, allow_code: bool, streaming: bool) -> Ite
         return ((f"{path} row {number}", values) for number, values in read_file(path))
     if path.is_dir():
         return _placed(f"{path} ({split})", _folder(path, split, streaming))
-    if re.fullmatch(r"[\w.]+:\w+", source):
+    if _CODE.fullmatch(source):
         return _placed(source, _called(source, allow_code))
     if (
         source.startswith((".", "/", "~"))

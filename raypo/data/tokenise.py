@@ -18,7 +18,7 @@ from raypo.data.records import KINDS, Kind, Labelled, Record, Text
 from raypo.data.rendering import Renderer
 from raypo.data.rendering import Sequence as Rendered
 from raypo.data.tokens import TokenSet
-from raypo.data.truncation import Limits
+from raypo.data.truncation import Limits, kept_prompt
 from raypo.errors import DataError
 
 CHUNK = 1024
@@ -166,7 +166,8 @@ def _truncate(example: list[Tokenised], encoder: Encoder, limits: Limits, report
     positions = np.arange(prompt)
     if keep < prompt:
         report[f"truncated/{limits.truncation}"] += 1
-        positions = _kept_prompt(example[0].ids[:prompt], keep, limits, encoder)
+        bos = encoder.tokenizer.bos_token_id
+        positions = kept_prompt(example[0].ids[:prompt], keep, limits.truncation, bos)
     cut = []
     for sequence in example:
         report["truncated/completion_end"] += len(sequence.ids) - prompt > room
@@ -176,15 +177,6 @@ def _truncate(example: list[Tokenised], encoder: Encoder, limits: Limits, report
         return cut
     report["dropped/nothing_to_score"] += 1
     return []
-
-
-def _kept_prompt(ids: np.ndarray, keep: int, limits: Limits, encoder: Encoder) -> np.ndarray:
-    """Positions of the prompt that stay; BOS stays whichever side goes."""
-    if limits.truncation == "prompt_end":
-        return np.arange(keep)
-    if ids[0] == encoder.tokenizer.bos_token_id:
-        return np.concatenate([[0], np.arange(len(ids) - keep + 1, len(ids))])
-    return np.arange(len(ids) - keep, len(ids))
 
 
 def _common_length(rows: list[np.ndarray]) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from raypo.data.records import Kind
 from raypo.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+import numpy as np
 
 from raypo.errors import DataError
 
@@ -54,3 +57,12 @@ class Limits:
         floor = min(self.prompt_room, max(1, self.max_length // 2))
         keep = min(prompt, self.prompt_room, max(floor, self.max_length - longest_completion))
         return keep, self.max_length - keep
+
+
+def kept_prompt(ids: Sequence[int] | np.ndarray, keep: int, cut: Truncation, bos: int | None) -> np.ndarray:
+    """Positions, `keep` >= 1 of them, of a longer prompt that stay; BOS stays whichever side goes."""
+    if cut == "prompt_end":
+        return np.arange(keep)
+    if ids[0] == bos:
+        return np.concatenate([[0], np.arange(len(ids) - keep + 1, len(ids))])
+    return np.arange(len(ids) - keep, len(ids))

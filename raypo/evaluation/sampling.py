@@ -12,7 +12,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from raypo.data.records import Text
 from raypo.data.tokenise import encode_prompt
+from raypo.data.truncation import kept_prompt
 from raypo.errors import StudyError
 from raypo.evaluation.prompts import end_of_turn
 
@@ -29,7 +30,7 @@ from raypo.evaluation.prompts import end_of_turn
 class Sampling:
     """Decoding settings: temperature 0 is greedy, top_p in (0, 1], lengths in tokens.
 
-    A prompt longer than `max_prompt_tokens` loses its start.
+    A prompt longer than `max_prompt_tokens` loses its start, or its end where `cut` says so.
     """
 
     temperature: float = 1.0
@@ -37,6 +38,7 @@ class Sampling:
     max_new_tokens: int = 128
     seed: int = 0
     max_prompt_tokens: int | None = None
+    cut: Literal["prompt_start", "prompt_end"] = "prompt_start"
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
@@ -212,11 +214,11 @@ def _anywhere(flag: Tensor, lockstep: bool) -> bool:
 
 
 def _cut(ids: list[int], sampling: Sampling, tokenizer: Any) -> list[int]:
-    """The end of a prompt that is too long, with its beginning-of-text token."""
+    """What is read of a prompt that is too long, as in training."""
     keep = sampling.max_prompt_tokens
     if keep is None or len(ids) <= keep:
         return ids
-    return [ids[0], *ids[len(ids) - keep + 1 :]] if ids[0] == tokenizer.bos_token_id else ids[-keep:]
+    return [ids[i] for i in kept_prompt(ids, keep, sampling.cut, tokenizer.bos_token_id)]
 
 
 def completion(

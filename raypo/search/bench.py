@@ -51,7 +51,6 @@ class TrialBench:
         self.folder = self.copy.path
         self._pulse: Pulse = lambda *_: None
         self._trainer: Trainer | None = None
-        self._running: str | None = None
         self.materials = Materials(self.study, artifact_store(self.copy.storage), self._say)
         self.evaluator = Evaluator(self.materials, lambda: self.judge, self.copy)
 
@@ -94,6 +93,8 @@ class TrialBench:
         """Everything that all trials share, in the order in which it is needed."""
         began = time.monotonic()
         self._say("loading the model and the data")
+        self.materials.prompts(confirm=self.study.confirm.top > 0)  # too few are told before anything is trained
+        _ = self.evaluator.sampling  # a model without room for prompts is told as early
         _ = self.materials.start
         for label, entry in self.study.methods.items():
             point = self.study.fixed(label)
@@ -115,7 +116,7 @@ class TrialBench:
         """Write down what the search's models come from; what a person is told of the data."""
         write_json(origins_file(self.folder), origins(self.materials))
         self.copy.push(origins_file(self.folder))
-        return self.materials.notes()
+        return [*self.materials.notes(), *self.evaluator.notes()]
 
     @cached_property
     def judge(self) -> Judge:

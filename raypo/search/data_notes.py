@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from raypo.data.overlap import overlap
 from raypo.data.records import Text
 from raypo.data.tokens import TokenSet
+from raypo.evaluation.sampling import Sampling
 
 
 def read_note(source: str, format: str, report: Mapping[str, int]) -> str:
@@ -20,13 +21,22 @@ def token_note(name: str, tokens: TokenSet) -> str:
     return f"{name}: {len(tokens)} examples of {report.get('records', len(tokens))} records{_parts(report)}"
 
 
-def overlap_note(training: Iterable[Text], evaluation: Iterable[Text]) -> str | None:
-    """A warning when evaluation prompts stand in training too."""
+def prompt_note(name: str, lengths: Sequence[int], sampling: Sampling) -> str | None:
+    """`evaluation: 256 prompts of at most 127 tokens; truncated 3 (prompt start)`, where some are longer."""
+    most = sampling.max_prompt_tokens
+    if most is None or max(lengths, default=0) <= most:
+        return None
+    cut = {f"truncated/{sampling.cut}": sum(length > most for length in lengths)}
+    return f"{name}: {len(lengths)} prompts of at most {most} tokens{_parts(cut)}"
+
+
+def overlap_note(training: Iterable[Text], evaluation: Iterable[Text], what: str = "evaluation") -> str | None:
+    """A warning when prompts of the evaluation, or of `what` they are for, stand in training too."""
     found = overlap(training, evaluation)
     if not found.shared:
         return None
     return (
-        f"warning: {found.shared} of {found.evaluation} evaluation prompts occur in training, as "
+        f"warning: {found.shared} of {found.evaluation} {what} prompts occur in training, as "
         f"{found.examples[0][:80]!r}; a win rate on them says little"
     )
 

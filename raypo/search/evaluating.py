@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from raypo.artifacts import hash_of
 from raypo.data.keys import hash_tokenizer
+from raypo.data.tokenise import encode_prompt
 from raypo.evaluation import objective
 from raypo.evaluation.completions import append
 from raypo.evaluation.judges import Comparison, Judge, Verdict
@@ -18,6 +20,8 @@ from raypo.evaluation.objective import Opponent
 from raypo.evaluation.racing import Race, judged_until_behind
 from raypo.evaluation.sampling import Completion, Sampling
 from raypo.search.answering import answer
+from raypo.search.data_notes import prompt_note
+from raypo.search.decoding import sampling_of
 from raypo.search.folders import read_json, trial_folder, write_json
 from raypo.search.jobs import Job
 from raypo.search.materials import Materials
@@ -42,10 +46,13 @@ class Evaluator:
     def __init__(self, materials: Materials, judge: Callable[[], Judge], copy: WorkingCopy) -> None:
         self.materials, self._judge, self._copy, self._folder = materials, judge, copy, copy.path
         self._contests: dict[bool, Contest] = {}
-        wanted = materials.study.objective.sampling
-        self._sampling = Sampling(wanted.temperature, wanted.top_p, wanted.max_new_tokens, wanted.seed)
         limits = materials.study.objective.limits
         self._limits = objective.Limits(kl=limits.kl or math.inf, length_ratio=limits.length_ratio or math.inf)
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """How answers are drawn. Raises StudyError where the model has no room for a prompt."""
+        return sampling_of(self.materials.study, self.materials.base)
 
     def evaluate(self, trainer: Trainer, job: Job) -> tuple[dict[str, Any], str | None]:
         """(figures, why the trial is lost or None), the same on every rank; the answers go into the trial's folder."""
@@ -60,6 +67,17 @@ class Evaluator:
             self._start_answers(self.materials.prompts(confirm), trainer)
         else:
             self._contest(confirm)
+
+    def notes(self) -> list[str]:
+        """What became of the prompts, a line for each set of which some are cut."""
+        study, tokenizer, sampling = self.materials.study, self.materials.tokenizer, self.sampling
+        sets = {"evaluation": False, **({"confirmation": True} if study.confirm.top else {})}
+        told = []
+        for name, confirm in sets.items():
+            asked = [prompt.text for prompt in self.materials.prompts(confirm)]
+            lengths = [len(encode_prompt(tokenizer, text, study.data.chat_template)) for text in asked]
+            told.append(prompt_note(name, lengths, sampling))
+        return [note for note in told if note]
 
     def _judged(
         self, contest: Contest, completions: list[Completion], drift: Divergence, job: Job
@@ -94,7 +112,7 @@ class Evaluator:
         return judged_until_behind(judge, items, rival, Race(len(items)))
 
     def _answer(self, trainer: Trainer, prompts: list[Prompt]) -> tuple[list[Completion], Divergence]:
-        return answer(trainer, self.materials, [p.text for p in prompts], self._sampling, self._folder)
+        return answer(trainer, self.materials, [p.text for p in prompts], self.sampling, self._folder)
 
     def _contest(self, confirm: bool) -> Contest:
         if confirm not in self._contests:
@@ -115,7 +133,7 @@ class Evaluator:
             "model": materials.start_hash,
             "tokenizer": hash_tokenizer(materials.tokenizer),
             "prompts": hash_of([prompt.text for prompt in prompts]),
-            "sampling": vars(self._sampling),
+            "sampling": vars(self.sampling),
             "dtype": materials.study.model.dtype,
             **self._how(),
         }

@@ -11,7 +11,8 @@ import numpy as np
 
 from raypo.data.mismatch import mismatched
 from raypo.data.tokens import TokenSet
-from raypo.evaluation.sampling import Sampling, sample
+from raypo.evaluation.sampling import sample
+from raypo.search.decoding import sampling_of
 from raypo.search.materials import Materials
 from raypo.spaces import Space
 from raypo.study import Study
@@ -156,12 +157,11 @@ def _blank(needs: tuple[str, ...], tokens: TokenSet) -> dict[str, np.ndarray]:
 
 
 def _answer(trainer: Trainer, materials: Materials) -> float:
-    wanted = materials.study.objective.sampling
-    sampling = Sampling(wanted.temperature, wanted.top_p, wanted.max_new_tokens, wanted.seed)
+    sampling = sampling_of(materials.study, materials.base)
     prompts = [prompt.text for prompt in materials.prompts()[:ANSWERS]]
     began = time.monotonic()
     with trainer.policy() as model:
-        made = sample(model, materials.tokenizer, prompts, sampling)
+        made = sample(model, materials.tokenizer, prompts, sampling, chat_template=materials.study.data.chat_template)
     trainer.sample_logps([(list(c.prompt_tokens), list(c.tokens)) for c in made])
     return (time.monotonic() - began) / len(prompts)
 

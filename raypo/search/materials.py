@@ -21,17 +21,20 @@ from raypo.data.specs import apply_transforms, parse_transforms
 from raypo.data.tokenise import tokenise
 from raypo.data.tokens import TokenSet
 from raypo.data.truncation import Limits
-from raypo.errors import ModelError, StudyError
+from raypo.errors import ModelError
 from raypo.quickstart import model as tiny
 from raypo.quickstart.vocabulary import words
 from raypo.search.data_notes import overlap_note, read_note, token_note
 from raypo.search.opponents import Prompt
-from raypo.search.sources import QUICKSTART, read_demonstrations, read_prompts, read_records, read_source
+from raypo.search.prompts import prompts_of
+from raypo.search.sources import QUICKSTART, read_demonstrations, read_records, read_source
 from raypo.search.together import made_alone, made_together
 from raypo.spaces import Value
 from raypo.study import Study
 
 Stage = Callable[[str], None]
+SHAPING = ("lists_to_pairs", "factor_common_prefix")
+"""Transforms that say what a row is, for held-out ones as for those of training."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Materials:
         if model.path == QUICKSTART:
             key = {"quickstart": hash_of(words()), "config": hash_folder(tiny.__file__)}
             return made_alone(self.store, "base-model", key, tiny.build)
-        return _model_folder(str(model.path))
+        return model_folder(str(model.path), "model.path")
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -94,6 +97,7 @@ class Materials:
             "tokens": hash_of(tokens.key),
             "sft": sft.model_dump(),
             "dtype": self.study.model.dtype,
+            **({"lora": self.study.model.lora.model_dump()} if self.study.model.lora else {}),
         }
 
         def make(folder: Path) -> None:
@@ -132,8 +136,11 @@ class Materials:
         told = [read_note(f"data from {self.study.data.source}", loaded.format, loaded.report)]
         told += [token_note(f"training ({tokens.set.kind})", tokens.set) for tokens in self._of_points.values()]
         trained = self._trained or [record.prompt for record in self._parts[0]]
-        warning = overlap_note(trained, [prompt.text for prompt in self.prompts()])
-        return [*told, *([warning] if warning else [])]
+        asked = {"evaluation": self.prompts()}
+        if self.study.confirm.top:
+            asked["confirmation"] = self.prompts(confirm=True)
+        warnings = [overlap_note(trained, [prompt.text for prompt in found], what) for what, found in asked.items()]
+        return [*told, *filter(None, warnings)]
 
     @cached_property
     def _parts(self) -> tuple[list[Record], list[Record]]:
@@ -178,12 +185,10 @@ class Materials:
 
     @cached_property
     def heldout_tokens(self) -> Tokens | None:
-        """Tokenised held-out pairs, for reward accuracy; None without pairs."""
-        held = self._parts[1]
-        try:
-            return self.tokens_of(as_kind(held, "pairs")) if held else None
-        except ValueError:
-            return None
+        """Tokenised held-out pairs, for reward accuracy; None where no row is held out."""
+        shaping = [t for t in parse_transforms(self.study.fixed_transforms()) if t.name in SHAPING]
+        held = apply_transforms(self._parts[1], shaping, self._read_more)
+        return self.tokens_of(as_kind(held, "pairs")) if held else None
 
     def tokens_of(self, records: list[Record]) -> Tokens:
         """Records as tokens: tokenised once, memory-mapped by every rank and trial."""
@@ -219,34 +224,14 @@ class Materials:
 
     def prompts(self, confirm: bool = False) -> list[Prompt]:
         """The fixed prompts of the study; those of the confirmation are ones that the search never saw."""
-        wanted = self.study.objective.prompts
-        if confirm:
-            if self.study.confirm.prompts is not None:
-                wanted = self.study.confirm.prompts
-            elif (wanted.source or self.study.data.source) == QUICKSTART:
-                wanted = wanted.model_copy(update={"split": "confirm"})
-            else:
-                raise StudyError("confirm.prompts: needs a source and split that the search does not use")
-        source = wanted.source or self.study.data.source
-        how: dict[str, Any] = (
-            {"seed": self.study.search.seed}
-            if source == QUICKSTART
-            else {
-                "format": wanted.format,
-                "columns": wanted.columns,
-                "transforms": wanted.transforms,
-                "allow_code": self.study.allow_code,
-            }
-        )
-        found = read_prompts(source, split=wanted.split, count=wanted.count, **how)
-        return [Prompt(text, best, source) for text, best in found]
+        return prompts_of(self.study, lambda: self._parts[1], confirm)
 
     def _read_more(self, source: str, **how: Any) -> list[Record]:
         return read_records(source, allow_code=self.study.allow_code, **how)
 
 
-def _model_folder(path: str) -> Path:
-    """A local folder as it is, or a hub id's snapshot.
+def model_folder(path: str, where: str) -> Path:
+    """A local folder as it is, or a hub id's snapshot; `where` is the study's key that names it.
 
     Raises:
         ModelError: the folder holds no model.
@@ -254,9 +239,7 @@ def _model_folder(path: str) -> Path:
     folder = Path(path).expanduser()
     if folder.exists():
         if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"model.path: {folder} is no model folder, it has no config.json; give a Hugging Face folder"
-            )
+            raise ModelError(f"{where}: {folder} is no model folder, it has no config.json; give a Hugging Face folder")
         return folder.resolve()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -265,5 +248,5 @@ def _model_folder(path: str) -> Path:
         return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"model.path: {path!r} is neither a folder here nor a model that can be fetched: {error}"
+            f"{where}: {path!r} is neither a folder here nor a model that can be fetched: {error}"
         ) from None

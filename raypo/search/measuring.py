@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from raypo.evaluation.benchmarks import MISSING, is_file, unknown_tasks
 from raypo.evaluation.judges.templates import TEMPLATES
+from raypo.search.prompts import from_heldout
 from raypo.search.sources import QUICKSTART
 from raypo.study import Study
 
@@ -31,7 +32,8 @@ def unmeasurable(study: Study) -> Iterator[str]:
             "objective.opponent: the quickstart's prompts come without answers, got chosen; set it to start, or to "
             "a file of answers"
         )
-    if study.confirm.top and study.confirm.prompts is None and source != QUICKSTART:
+    apart = source == QUICKSTART or from_heldout(study, study.objective.prompts)
+    if study.confirm.top and study.confirm.prompts is None and not apart:
         yield (
             f"confirm.prompts: {source} has no prompts set apart for it, got none; name a source and split that the "
             "search does not use, or set confirm.top to 0"

@@ -8,14 +8,17 @@ from pathlib import Path
 
 from raypo.data.tokens import TokenSet
 from raypo.study import Study
-from raypo.training.settings import EngineSetup, Optimisation, Run
+from raypo.training.settings import EngineSetup, Lora, Optimisation, Run
 from raypo.training.trainer import Trainer
 
 SAY_EVERY_S = 3.0
 
 
 def fine_tune(study: Study, base: Path, tokens: TokenSet, folder: Path, say: Callable[[str], None]) -> None:
-    """Fine-tune `base` on completions as the study's `model.sft` says and write a Hugging Face folder."""
+    """Fine-tune `base` on completions as the study's `model.sft` says and write a Hugging Face folder.
+
+    A micro-batch has as many answers as one of pairs; what trials train is trained, so that no more memory is needed.
+    """
     sft = study.model.sft
     assert sft is not None
     setup = EngineSetup(
@@ -23,7 +26,8 @@ def fine_tune(study: Study, base: Path, tokens: TokenSet, folder: Path, say: Cal
         dtype=study.model.dtype,
         zero_stage=study.resources.zero_stage,
         optimizer=sft.optimizer,
-        micro_batch_size=max(1, sft.batch_size // study.resources.workers),
+        micro_batch_size=2 * study.training.micro_batch_size,
+        lora=Lora(**study.model.lora.model_dump()) if study.model.lora else None,
         gradient_checkpointing=study.model.gradient_checkpointing,
         offload=study.resources.offload,
         trust_remote_code=study.model.trust_remote_code,

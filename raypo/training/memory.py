@@ -32,7 +32,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _message(setup: EngineSetup, batch: MicroBatch) -> str:
     widths = [width for p in batch.passes for width in p.widths]
     remedies = [
-        (setup.micro_batch_size > 1, f"training.micro_batch_size (now {setup.micro_batch_size})"),
+        (setup.micro_batch_size > 1, "training.micro_batch_size"),
         (True, "data.max_length"),
     ]
     switches = [

@@ -94,6 +94,20 @@ class TestSpecialTokens:
         tokens = tokenise([Demonstration((user("Tell me"),), (assistant("yes"),))], chat, ROOMY, chat_template=bare)
         assert whole(tokens, 0, chat).startswith("<|im_start|>user")
 
+    def test_raypos_own_template_leaves_bos_to_the_tokenizer(self, bos_bpe, bpe) -> None:
+        """It is for models that bring no template, and those expect BOS as before plain text, once."""
+        begun = (user("Tell me"), assistant("So"))
+        rows = [Demonstration("Tell me", "yes"), Demonstration(begun, "yes"), Demonstration("<s>Tell me", "yes")]
+        tokens = tokenise(rows, bos_bpe, ROOMY, chat_template="transcript")
+        for s, row in enumerate(rows):
+            ids = tokens.sequence(s).tolist()
+            assert (ids[0], ids[1:].count(bos_bpe.bos_token_id)) == (bos_bpe.bos_token_id, s == 2), "the text's"
+            prompt = encode_prompt(bos_bpe, row.prompt, "transcript")
+            assert prompt == ids[: tokens.prompt_lengths[s]]
+        assert whole(tokens, 0, bos_bpe) == "<s>\n\nHuman: Tell me\n\nAssistant: yes</s>"
+        without = tokenise(rows[:1], bpe, ROOMY, chat_template="transcript")
+        assert whole(without, 0, bpe) == "\n\nHuman: Tell me\n\nAssistant: yes<eos>"
+
     def test_the_end_comes_once_and_is_scored(self, bos_bpe) -> None:
         tokens = tokenise([Pair("Tell me", " yes", " no</s>")], bos_bpe, ROOMY)
         assert scored(tokens, 0, bos_bpe) == " yes</s>"

@@ -96,10 +96,11 @@ def test_the_nucleus_always_holds_the_likeliest_token() -> None:
     assert draw(logits, torch.tensor([0.999], dtype=torch.float64), 0.0, 1.0).tolist() == [1]
 
 
-def test_long_prompts_lose_their_start(tiny: Any) -> None:
-    short = sample(tiny.model, tiny.tokenizer, ["w3 w4"], SETTINGS)[0]
-    cut = sample(tiny.model, tiny.tokenizer, ["w1 w2 w3 w4"], Sampling(0.8, 0.95, 16, 5, max_prompt_tokens=2))[0]
-    assert cut.prompt_tokens == short.prompt_tokens
+@pytest.mark.parametrize(("cut", "left"), [("prompt_start", "w3 w4"), ("prompt_end", "w1 w2")])
+def test_long_prompts_lose_the_side_that_training_cuts(tiny: Any, cut: Any, left: str) -> None:
+    settings = Sampling(0.8, 0.95, 16, 5, max_prompt_tokens=2, cut=cut)
+    found = sample(tiny.model, tiny.tokenizer, ["w1 w2 w3 w4"], settings)[0]
+    assert found.prompt_tokens == sample(tiny.model, tiny.tokenizer, [left], SETTINGS)[0].prompt_tokens
 
 
 def test_a_model_in_training_samples_without_dropout_and_stays_in_training(tiny: Any) -> None:

@@ -7,7 +7,8 @@ import pytest
 from raypo.artifacts import Store
 from raypo.data.specs import apply_transforms, parse_transforms
 from raypo.search.materials import Materials
-from raypo.search.sources import read_prompts, read_records
+from raypo.search.prompts import read_prompts
+from raypo.search.sources import read_records
 from raypo.study.loading import load
 
 STUDIES = Path(__file__).parents[2] / "search_spaces"

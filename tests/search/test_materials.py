@@ -12,6 +12,8 @@ from raypo.artifacts import Store
 from raypo.data.records import Demonstration, Record
 from raypo.search.materials import Materials
 from raypo.study import build
+from raypo.study.training import Lora
+from raypo.training.settings import EngineSetup
 
 FLIPPED = {"flip_labels": {"choice": [0.0, 1.0]}}
 HALF = {"split": [0, 0.5]}
@@ -99,3 +101,49 @@ def test_the_start_is_found_again_where_what_it_imitates_is_the_same(
 def test_the_start_is_trained_as_sft_says(setting: str, value: Any, tmp_path: Path) -> None:
     usual, other = (materials(tmp_path, [], **given).start for given in ({}, {setting: value}))
     assert (usual / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+
+
+def test_held_out_lists_become_pairs_as_those_of_training_do(tmp_path: Path) -> None:
+    rows = [{"prompt": f"name {i} ?", "completions": ["1 2 3", "1 2", "1"], "scores": [3, 2, 1]} for i in range(40)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    content = {
+        "name": "lists",
+        "model": {"path": "quickstart"},
+        "data": {
+            "source": str(tmp_path / "mine.jsonl"),
+            "transforms": [{"flip_labels": 1.0}, {"lists_to_pairs": "all"}],
+            "heldout": 0.5,
+            "max_length": 48,
+        },
+        "methods": {"dpo": {"beta": 0.1}},
+        "objective": {"judge": {"kind": "rule", "function": "quickstart"}},
+        "resources": {"zero_stage": 0},
+    }
+    shared = Materials(build(content, "lists"), Store(tmp_path / "artifacts"), lambda _: None)
+    held = shared.heldout_tokens
+    assert held is not None
+    assert held.set.kind == "pairs"
+    assert len(held.set) % 3 == 0 < len(held.set)
+
+
+def test_the_start_learns_in_micro_batches_of_the_study_and_of_adapters_where_trials_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setups: list[EngineSetup] = []
+
+    def note(setup: EngineSetup) -> None:
+        setups.append(setup)
+        raise InterruptedError
+
+    monkeypatch.setattr("raypo.search.starting.Trainer", note)
+    shared = materials(tmp_path, [])
+    changed = shared.study.model_copy(
+        update={
+            "model": shared.study.model.model_copy(update={"lora": Lora(rank=4)}),
+            "training": shared.study.training.model_copy(update={"micro_batch_size": 2}),
+        }
+    )
+    with pytest.raises(InterruptedError):
+        _ = Materials(changed, Store(tmp_path / "artifacts"), lambda _: None).start
+    (setup,) = setups
+    assert (setup.micro_batch_size, setup.lora and setup.lora.rank) == (4, 4)

@@ -10,7 +10,7 @@ import pytest
 
 from raypo.errors import StudyError
 from raypo.search.opponents import Prompt, chosen_answers, read_answers
-from raypo.search.sources import read_prompts
+from raypo.search.prompts import read_prompts
 
 TURNS = {
     "prompt": "Why?",

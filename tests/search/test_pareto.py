@@ -113,8 +113,8 @@ def test_what_cannot_be_searched_together_is_said_before_anything_starts(tmp_pat
         ({"objective": {"metric": "score", "judge": {"kind": "llm", "model": "m"}}}, "llm with template alpaca_eval"),
         ({"objective": {"engine": "vllm"}}, "objective.engine: vllm is not installed"),
         (
-            {"data": {"source": "pairs.jsonl"}, "confirm": {"top": 1}},
-            "confirm.prompts: pairs.jsonl has no prompts set apart",
+            {"data": {"source": "org/pairs"}, "confirm": {"top": 1}},
+            "confirm.prompts: org/pairs has no prompts set apart",
         ),
         ({"objective": {"racing": True}, "search": {"repeats": {"seeds": 2}}}, "confirm.seeds, or set racing to false"),
     ],
