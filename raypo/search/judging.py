@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from raypo.artifacts import hash_folder
 from raypo.data import transforms
@@ -12,11 +11,11 @@ from raypo.data.keys import hash_records
 from raypo.data.records import Pair
 from raypo.data.rendering import TEMPLATES, TRANSCRIPT
 from raypo.data.specs import apply_transforms, parse_transforms
-from raypo.errors import DataError, StudyError
+from raypo.errors import StudyError
 from raypo.evaluation.judges import Judge
 from raypo.evaluation.judges.cache import MarkCache
 from raypo.search.materials import Materials, model_folder
-from raypo.search.sources import QUICKSTART, read_records
+from raypo.search.sources import QUICKSTART, read_judge_rows, read_records
 from raypo.study import Study
 from raypo.study.objective import Judge as JudgeSection
 
@@ -122,16 +121,7 @@ def _chat_template(study: Study) -> str:
 
 
 def _pairs(study: Study) -> list[Pair]:
-    """The judge's pairs after its transforms; of the data's own source they are read as the data is."""
-    wanted, data = study.objective.judge, study.data
-    format, columns = wanted.format, wanted.columns
-    # The quickstart makes lists where the data asks for them, and a judge learns from pairs.
-    if wanted.source == data.source != QUICKSTART and format == "auto" and not columns:
-        format, columns = data.format, data.columns
-    how: dict[str, Any] = {"split": wanted.split, "count": wanted.count, "allow_code": study.allow_code}
-    try:
-        read = read_records(str(wanted.source), format=format, columns=columns, **how)
-    except DataError as error:
-        raise DataError(f"objective.judge: {error}") from error
-    read = apply_transforms(read, parse_transforms(wanted.transforms, "objective.judge.transforms"), read_records)
+    """The judge's pairs after its transforms."""
+    parsed = parse_transforms(study.objective.judge.transforms, "objective.judge.transforms")
+    read = apply_transforms(read_judge_rows(study), parsed, read_records)
     return [record for record in read if isinstance(record, Pair)]

@@ -12,10 +12,11 @@ from raypo.data.specs import parse_transforms
 from raypo.errors import DataError, StudyError
 from raypo.methods import check_corners
 from raypo.search.drawing import rules_of
-from raypo.search.fitting import first_prompts, first_records, framed_apart, misfits, remarks
+from raypo.search.fitting import ROWS, first_prompts, first_records, framed_apart, misfits, remarks
 from raypo.search.measuring import unmeasurable
 from raypo.search.pruners import make_pruner
 from raypo.search.pruning import pruner_name
+from raypo.search.sources import read_judge_rows
 from raypo.spaces import Space, Value, corners
 from raypo.study import Entry, Study
 
@@ -42,6 +43,7 @@ def check(study: Study, say: Callable[[str], None]) -> None:
             problems += framed_apart(study, variants[0], first_prompts(study))
         except DataError as error:
             problems.append(f"objective.prompts: {error}")
+        problems += _unreadable_judge(study)
     problems += misfits(study, variants)
     problems += _no_pruner(study)
     for label, entry in study.methods.items():
@@ -80,6 +82,14 @@ def _beyond_the_engine(study: Study, entry: Entry, points: list[dict[str, Any]])
         yield "exact KL needs whole LM heads, got resources.zero_stage 3; use 0, 1 or 2, or another kl_mode"
     if "moving_reference" in needs and study.model.lora is not None:
         yield "a moving reference cannot be mixed from adapters; train without model.lora, or leave the method out"
+
+
+def _unreadable_judge(study: Study) -> Iterator[str]:
+    if study.objective.judge.kind == "bradley_terry":
+        try:
+            read_judge_rows(study, ROWS)
+        except DataError as error:
+            yield str(error)
 
 
 def _no_pruner(study: Study) -> Iterator[str]:

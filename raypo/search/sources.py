@@ -11,6 +11,7 @@ from raypo.data.records import Demonstration, Pair, Ranking, Record
 from raypo.data.sources import Loaded
 from raypo.errors import DataError
 from raypo.quickstart import task
+from raypo.study import Study
 
 QUICKSTART = "quickstart"
 SPLITS = {"train": "train", "test": "eval"}
@@ -63,3 +64,21 @@ def read_demonstrations(source: str, **how: Any) -> list[Record]:
         rows: list[dict[str, Any]] = [*task.demonstrations(how.get("count") or 4000, how.get("seed", 0))]
         return [Demonstration(**row, source=f"quickstart row {i}") for i, row in enumerate(rows, 1)]
     return read_records(source, **how)
+
+
+def read_judge_rows(study: Study, rows: int | None = None) -> list[Record]:
+    """What a judge is trained on, before its transforms; rows of the data's own source are read as the data's are.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    wanted, data = study.objective.judge, study.data
+    format, columns = wanted.format, wanted.columns
+    # The quickstart makes lists where the data asks for them, and a judge learns from pairs.
+    if wanted.source == data.source != QUICKSTART and format == "auto" and not columns:
+        format, columns = data.format, data.columns
+    how: dict[str, Any] = {"split": wanted.split, "count": wanted.count, "allow_code": study.allow_code, "rows": rows}
+    try:
+        return read_records(str(wanted.source), format=format, columns=columns, **how)
+    except DataError as error:
+        raise DataError(f"objective.judge: {error}") from error

@@ -183,9 +183,15 @@ def _impossible(study: Study) -> list[str]:
                     f"methods.{label}.batch_size: got {size}, fewer than the {study.resources.workers} workers of a "
                     "slot; raise batch_size or lower resources.workers"
                 )
-    for group in (study.data, study.objective.prompts):
-        if group.source is not None and ":" in group.source and "/" not in group.source and not study.allow_code:
-            problems.append(f"source: {group.source!r} names Python code; give --allow-code to run it")
+    sources = {
+        "data": study.data.source,
+        "objective.prompts": study.objective.prompts.source,
+        "objective.judge": study.objective.judge.source,
+        "confirm.prompts": study.confirm.prompts and study.confirm.prompts.source,
+    }
+    for where, source in sources.items():
+        if source is not None and ":" in source and "/" not in source and not study.allow_code:
+            problems.append(f"{where}.source: {source!r} names Python code; give --allow-code to run it")
     function = study.objective.judge.function
     if function is not None and ":" in function and not study.allow_code:
         problems.append(f"objective.judge.function: {function!r} names Python code; give --allow-code to run it")

@@ -132,6 +132,16 @@ def test_every_value_of_a_transforms_axis_is_looked_at(tmp_path: Path, flipped: 
     check(study(tmp_path, rows, "odpo", data={"transforms": [*noisy, {"filter": {"min_margin": 0.1}}]}), lambda _: None)
 
 
+def test_rows_that_a_judge_cannot_learn_from_are_told_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "judged.jsonl"
+    file.write_text(json.dumps({"question": "Why ?", "better": "So .", "worse": "No ."}))
+    columns = {"prompt": "question", "chosen": "better", "rejected": "worse"}
+    judge = {"kind": "bradley_terry", "source": str(file)}
+    (problem,) = problems(study(tmp_path, [PAIR] * 3, "dpo", objective={"judge": judge}))
+    assert problem.startswith(f"objective.judge: {file} row 1")
+    check(study(tmp_path, [PAIR] * 3, "dpo", objective={"judge": {**judge, "columns": columns}}), lambda _: None)
+
+
 def test_a_filter_that_none_of_the_first_rows_passes_accuses_no_one(tmp_path: Path) -> None:
     rows = [{**PAIR, "chosen": "short"}] * (ROWS + 1) + [{**PAIR, "chosen": "x" * 50}]
     check(study(tmp_path, rows, "dpo", data={"transforms": [{"filter": {"min_chars": 40}}]}), lambda _: None)
