@@ -89,7 +89,8 @@ def export(
     best = winner(results.trials, method)
     if best is None:
         raise StudyError(f"--method {method}: no fully trained trial; {name} has {', '.join(results.methods)}")
-    copy_model(opened(storage, name).copy, best.name, to)
+    search = opened(storage, name)
+    copy_model(search.copy, search.study(), best.name, to)
     out.print(f"{best.name} ({configuration(best.hyperparameters)}) is in {to}")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from raypo.data.records import KINDS, Kind, Labelled, Record, Text
-from raypo.data.rendering import Renderer
+from raypo.data.rendering import TEMPLATES, Renderer
 from raypo.data.rendering import Sequence as Rendered
 from raypo.data.tokens import TokenSet
 from raypo.data.truncation import Limits, kept_prompt
@@ -85,6 +85,13 @@ def encode_prompt(tokenizer: Any, prompt: Text, chat_template: str | None = None
     encoder.read(_prefixes(sequence))
     ids = encoder[sequence.text]
     return _opening(sequence, ids, len(ids), encoder) + [int(i) for i in ids]
+
+
+def exported_template(tokenizer: Any, chat_template: str) -> str:
+    """The template by which a tokenizer itself writes prompts as training did, BOS included."""
+    text = TEMPLATES.get(chat_template, chat_template)
+    leading = tokenizer.convert_ids_to_tokens(_leading_specials(tokenizer)) if text in TEMPLATES.values() else ()
+    return "".join(leading) + text
 
 
 def _kind(records: Sequence[Record]) -> Kind:

@@ -7,18 +7,21 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from raypo.data.rendering import OWN_TEMPLATE
+from raypo.data.tokenise import exported_template
 from raypo.errors import StorageError
 from raypo.evaluation.goals import beats
 from raypo.search.folders import MODEL, trial_folder
 from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row
+from raypo.study import Study
 
 KEPT = 3
 """Models kept for each method beside those that the confirmation wants."""
 
 
-def copy_model(search: WorkingCopy, trial: str, to: Path) -> Path:
-    """Copy a trial's model, a Hugging Face folder, to a new place.
+def copy_model(search: WorkingCopy, study: Study, trial: str, to: Path) -> Path:
+    """Copy a trial's model, a Hugging Face folder, to a new place; its tokenizer gets the chat template of the study.
 
     Raises:
         StorageError: the trial has no model any more, or the place is taken.
@@ -29,6 +32,12 @@ def copy_model(search: WorkingCopy, trial: str, to: Path) -> Path:
     if to.exists() and any(to.iterdir()):
         raise StorageError(f"--to {to}: is not empty; give a new folder")
     shutil.copytree(model, to, dirs_exist_ok=True)
+    if study.data.chat_template not in (None, OWN_TEMPLATE):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(to, trust_remote_code=study.model.trust_remote_code)
+        tokenizer.chat_template = exported_template(tokenizer, str(study.data.chat_template))
+        tokenizer.save_pretrained(to)
     return to
 
 

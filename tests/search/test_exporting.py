@@ -3,9 +3,15 @@
 import random
 from pathlib import Path
 
-from raypo.search.exporting import Models
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from raypo.data.tokenise import encode_prompt
+from raypo.search.exporting import Models, copy_model
 from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row
+from raypo.study import Study, build
 
 
 def ended(search: Path, label: str, number: int, value: float, state: str = "finished") -> Row:
@@ -36,3 +42,39 @@ def test_a_stopped_trial_pushes_nobody_out(tmp_path: Path) -> None:
     models = Models(WorkingCopy(tmp_path), 1, [ended(tmp_path, "dpo", 0, 0.5)])
     models.heard("ended", ended(tmp_path, "dpo", 1, 0.9, state="stopped"))
     assert "dpo-0000" in kept(tmp_path)
+
+
+def study(chat_template: str | None) -> Study:
+    content = {
+        "name": "written",
+        "model": {"path": "quickstart"},
+        "data": {"source": "quickstart", "chat_template": chat_template},
+        "methods": ["dpo"],
+        "objective": {"judge": {"kind": "rule", "function": "quickstart"}},
+    }
+    return build(content, "written")
+
+
+def with_bos() -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({"<s>": 0, "<unk>": 1, "Human": 2, "Assistant": 3, ":": 4, "hi": 5}, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("template", ["transcript", "{% for m in messages %}{{ m.content }} : {% endfor %}", None])
+def test_an_exported_model_reads_conversations_as_it_did_in_training(tmp_path: Path, template: str | None) -> None:
+    model = tmp_path / "search" / "trials" / "dpo-0000" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    with_bos().save_pretrained(model)
+    out = copy_model(WorkingCopy(tmp_path / "search"), study(template), "dpo-0000", tmp_path / "out")
+    found = AutoTokenizer.from_pretrained(out)
+    if template is None:
+        assert found.chat_template is None
+        return
+    turns = [{"role": "user", "content": "hi"}]
+    ids = found.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+    assert ids == encode_prompt(with_bos(), "hi", template)
+    assert (0 in ids) == (template == "transcript")
+    assert AutoTokenizer.from_pretrained(model).chat_template is None, "the search's own model stays as it is"

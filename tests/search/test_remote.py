@@ -353,13 +353,14 @@ def test_models_of_losers_go_and_the_winner_is_exported(bucket: str, machine: Ma
     theirs = opened(bucket, "played")
     Models(theirs.copy, 1, rows)
     machine("c")
-    exported = copy_model(opened(bucket, "played").copy, best.name, tmp_path / "out")
+    search = opened(bucket, "played")
+    exported = copy_model(search.copy, search.study(), best.name, tmp_path / "out")
     assert {path.name: path.read_text() for path in exported.iterdir()} == dict.fromkeys(
         ("config.json", "weights"), best.name
     )
     loser = next(row.name for row in rows if row.name != best.name)
     with pytest.raises(StorageError, match=f"{loser}: its model is not kept"):
-        copy_model(opened(bucket, "played").copy, loser, tmp_path / "other")
+        copy_model(search.copy, search.study(), loser, tmp_path / "other")
 
 
 STEPS = {"training": {"steps": 8}, "objective": {"at": [0.5, 1.0]}}
