@@ -60,7 +60,7 @@ def without_cuda() -> None:
     import ray.train.torch
 
     real = ray.train.torch.TorchConfig
-    ray.train.torch.TorchConfig = lambda backend: real(backend="gloo")  # type: ignore[misc, assignment] # noqa: ARG005
+    ray.train.torch.TorchConfig = lambda backend, **also: real(backend="gloo", **also)  # type: ignore[misc, assignment] # noqa: ARG005
 
 
 class Silent:
