@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raypo.errors import Diverged, JudgeError
+from raypo.errors import Diverged, JudgeError, StudyError
 from raypo.evaluation.benchmarks import run_benchmarks
 from raypo.evaluation.goals import value_of
 from raypo.evaluation.judges import Judge
@@ -95,6 +95,7 @@ class TrialBench:
         self._say("loading the model and the data")
         self.materials.prompts(confirm=self.study.confirm.top > 0)  # too few are told before anything is trained
         _ = self.evaluator.sampling  # a model without room for prompts is told as early
+        self._check_heldout()
         _ = self.materials.start
         for label, entry in self.study.methods.items():
             point = self.study.fixed(label)
@@ -111,6 +112,15 @@ class TrialBench:
             self.evaluator.opponent(trainer, confirm=True)
         notes = led(self._told)
         return Outcome(job.trial, "finished", 1.0, evaluation={"notes": notes}, cost_s=time.monotonic() - began)
+
+    def _check_heldout(self) -> None:
+        """Raises StudyError where no pair is left to measure the objective on."""
+        wanted, share = self.study.objective, self.study.data.heldout
+        if "reward_accuracy" in (wanted.pareto or (wanted.metric,)) and self.materials.heldout_tokens is None:
+            raise StudyError(
+                f"data.heldout: reward_accuracy is measured on held-out pairs, {share:g} of {self.study.data.source} "
+                "leaves none that can be used; hold out more"
+            )
 
     def _told(self) -> list[str]:
         """Write down what the search's models come from; what a person is told of the data."""

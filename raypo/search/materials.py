@@ -21,7 +21,7 @@ from raypo.data.specs import apply_transforms, parse_transforms
 from raypo.data.tokenise import tokenise
 from raypo.data.tokens import TokenSet
 from raypo.data.truncation import Limits
-from raypo.errors import ModelError
+from raypo.errors import DataError, ModelError
 from raypo.quickstart import model as tiny
 from raypo.quickstart.vocabulary import words
 from raypo.search.data_notes import overlap_note, read_note, token_note
@@ -185,10 +185,13 @@ class Materials:
 
     @cached_property
     def heldout_tokens(self) -> Tokens | None:
-        """Tokenised held-out pairs, for reward accuracy; None where no row is held out."""
+        """Tokenised held-out pairs, for reward accuracy; None where no row is held out, or none is left of them."""
         shaping = [t for t in parse_transforms(self.study.fixed_transforms()) if t.name in SHAPING]
-        held = apply_transforms(self._parts[1], shaping, self._read_more)
-        return self.tokens_of(as_kind(held, "pairs")) if held else None
+        held = as_kind(apply_transforms(self._parts[1], shaping, self._read_more), "pairs")
+        try:
+            return self.tokens_of(held) if held else None
+        except DataError:  # the few that there are were dropped, as answers that are equal
+            return None
 
     def tokens_of(self, records: list[Record]) -> Tokens:
         """Records as tokens: tokenised once, memory-mapped by every rank and trial."""

@@ -10,6 +10,9 @@ import pytest
 
 from raypo.artifacts import Store
 from raypo.data.records import Demonstration, Record
+from raypo.errors import StudyError
+from raypo.search.bench import TrialBench
+from raypo.search.jobs import Job
 from raypo.search.materials import Materials
 from raypo.study import build
 from raypo.study.training import Lora
@@ -124,6 +127,31 @@ def test_held_out_lists_become_pairs_as_those_of_training_do(tmp_path: Path) -> 
     assert held is not None
     assert held.set.kind == "pairs"
     assert len(held.set) % 3 == 0 < len(held.set)
+
+
+def test_held_out_rows_that_are_all_dropped_end_no_trial_but_are_told_where_they_are_the_objective(
+    tmp_path: Path,
+) -> None:
+    rows = [{"prompt": f"name {i} ?", "chosen": "1", "rejected": "1"} for i in range(20)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    content = {
+        "name": "same",
+        "model": {"path": "quickstart"},
+        "data": {"source": str(tmp_path / "mine.jsonl"), "heldout": 0.5, "max_length": 48},
+        "methods": {"dpo": {"beta": 0.1}},
+        "objective": {
+            "judge": {"kind": "rule", "function": "quickstart"},
+            "prompts": {"source": "quickstart", "count": 4},
+            "sampling": {"max_new_tokens": 8},
+            "metric": "reward_accuracy",
+        },
+        "resources": {"zero_stage": 0},
+        "storage": str(tmp_path),
+    }
+    bench = TrialBench(content, "same", str(tmp_path / "same"), allow_code=False)
+    assert bench.materials.heldout_tokens is None
+    with pytest.raises(StudyError, match=r"data.heldout: reward_accuracy .* 0.5 of .*mine.jsonl leaves none"):
+        bench.run(Job("prepare", "prepare", {}, 0, 1.0, kind="prepare"), lambda *_: None)
 
 
 def test_the_start_learns_in_micro_batches_of_the_study_and_of_adapters_where_trials_do(
