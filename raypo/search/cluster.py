@@ -17,8 +17,8 @@ from raypo.search.folders import usage_file
 from raypo.search.joining import NAMESPACE
 from raypo.search.lease import Held
 from raypo.search.pool import SlotPool
-from raypo.search.repeating import repeating
 from raypo.search.slots import Slot, SlotPlan
+from raypo.search.ticking import ticking
 from raypo.study import Study
 
 LEAVE_S = 15.0
@@ -133,8 +133,8 @@ def slots_open(
     cluster, at_once = Cluster(pool, pool_name, slots), True
     try:
         with (
-            repeating(lambda: notices.tell_notices(pool), notices.EVERY_S, "notices"),
-            repeating(orphans.release_orphans, orphans.EVERY_S, "orphans"),
+            ticking(lambda: notices.tell_notices(pool), notices.EVERY_S, "notices"),
+            ticking(orphans.release_orphans, orphans.EVERY_S, "orphans"),
         ):
             yield cluster
         at_once = False

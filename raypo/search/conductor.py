@@ -6,7 +6,6 @@ Tune asks it from the driver's main thread, commands reach it from another one; 
 from __future__ import annotations
 
 import dataclasses
-import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,8 +15,8 @@ from raypo.search.budget import Accounts, Budget, Flight, Position
 from raypo.search.drawing import Drawing
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Ledger, Row
-from raypo.search.pruning import clock_of, pruner_for, pruner_name
-from raypo.search.rivals import before, racing
+from raypo.search.pruning import pruned, undecided
+from raypo.search.rivals import racing
 from raypo.search.searches import SearchFolder
 from raypo.search.tune import FINISHED
 from raypo.study import Study
@@ -189,60 +188,40 @@ class LedgerConductor:
         return bool(self.running or self.unfinished) or any(position.may_start(label) for label in position.counts)
 
     def _undecided(self, row: Row) -> bool:
-        """Whether the pruner has to know first what trials drawn earlier report."""
-        going = self.ledger.known(row.label).open
-        return clock_of(self.study, row.label).undecided(self.ledger.frozen(row), going)
+        return undecided(self.study, self.ledger, row)
 
     def _prunes(self, row: Row) -> bool:
         """Ask the pruner about a trial's newest evaluation, after a crash again, and end the trial if it says so."""
-        values = [e.get("objective", math.nan) for e in row.evaluations]
-        if not values or math.isnan(values[-1]) or "replaces" in row.attributes:
-            return False
-        trial = self.ledger.frozen(row)
-        if (trial.last_step or 0) >= len(row.evaluations):
-            return False  # a crash came between a value and its evaluation, which is told again
-        pruner = pruner_for(self.study, self.ledger, row.label, self.search.copy)
-        if not pruner.prune(self.ledger.study(row.label), trial):
-            return False
-        name, fraction = pruner_name(self.study), row.evaluations[-1]["fraction"]
-        self._end(row, "pruned", f"{name} at {fraction:.0%}")
-        return True
+        reason = pruned(self.study, self.ledger, row, self.search.copy)
+        if reason is not None:
+            self._end(row, "pruned", reason)
+        return reason is not None
 
     # Seeds ----------------------------------------------------------------------------------------------------------
 
     def _repeated(self, row: Row) -> bool:
-        """Whether further seeds follow; what was decided once stays so."""
-        if self.study.search.repeats.seeds == 1:
-            return False
-        if "repeated" not in row.attributes:
-            others = before(self.study, self.ledger, row) if self.study.search.repeats.promising_only else []
-            row = self.ledger.note(row, "repeated", repeats.wanted(self.study, row, others))
-        return bool(row.attributes["repeated"])
+        return repeats.decided(self.study, self.ledger, row)
 
     def _heard_repeat(self, trial_id: str, index: int, outcome: Outcome) -> bool:
         row = self.running[trial_id]
-        found, seeds = repeats.stored(row), self.study.search.repeats.seeds
-        if index < len(found):
+        heard, further = len(repeats.stored(row)), self.study.search.repeats.seeds - 1
+        if index < heard:
             return True  # Tune began the trial anew, and its slot has told this before
         if outcome.state != "finished":
-            reason = f"seed {len(found) + 2} of {seeds}: {outcome.reason}"
+            reason = f"seed {heard + 2} of {further + 1}: {outcome.reason}"
             self._end(row, outcome.state, reason, outcome.cost_s)
             return True
-        found.append(outcome)
-        row = self.ledger.note(row, f"repeat:{len(found)}", dataclasses.asdict(outcome))
+        row = self.running[trial_id] = repeats.record(self.ledger, row, outcome)
         self.accounts.update(row)
-        if len(found) < seeds - 1:
-            self.running[trial_id] = row
-            return True
-        self._average(row)
+        if heard + 1 == further:
+            self._average(row)
         return True
 
     def _average(self, row: Row) -> None:
         """All seeds of a trial are trained: their average is its value."""
         if "average" not in row.attributes:
-            found = repeats.stored(row)
             self.search.pull_trials(*repeats.names(self.study, row.name))  # a driver elsewhere may have heard some
-            row = self.ledger.note(row, "average", repeats.average(repeats.first_seed(row), found, self.search.path))
+            row = repeats.settle(self.ledger, row, self.search.path)
             self._tell("evaluated", row)
         self._end(row, "finished")
         repeats.drop_models(self.study, self.search.copy, row.name)

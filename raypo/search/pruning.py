@@ -1,4 +1,4 @@
-"""The pruner of each method, with the verdicts it may look at."""
+"""The pruner of each method, with the verdicts it may look at, and what it says of a trial."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from raypo.search.folders import trial_folder
 from raypo.search.ledger import Ledger
 from raypo.search.pruners import make_pruner, rungs_of
 from raypo.search.remote import WorkingCopy
+from raypo.search.rows import Row
 from raypo.study import Study
 
 
@@ -33,6 +34,24 @@ def pruner_for(study: Study, ledger: Ledger, label: str, search: WorkingCopy) ->
     """The study's pruner for one method."""
     scores = partial(verdicts, study, ledger, label, search)
     return make_pruner(pruner_name(study), study.objective.at, scores=scores, clock=clock_of(study, label))
+
+
+def undecided(study: Study, ledger: Ledger, row: Row) -> bool:
+    """Whether the pruner has to know first what trials drawn earlier report."""
+    return clock_of(study, row.label).undecided(ledger.frozen(row), ledger.known(row.label).open)
+
+
+def pruned(study: Study, ledger: Ledger, row: Row, search: WorkingCopy) -> str | None:
+    """Why a trial ends at its newest evaluation; None where it goes on."""
+    values = [e.get("objective", math.nan) for e in row.evaluations]
+    if not values or math.isnan(values[-1]) or "replaces" in row.attributes:
+        return None
+    trial = ledger.frozen(row)
+    if (trial.last_step or 0) >= len(row.evaluations):
+        return None  # a crash came between a value and its evaluation, which is told again
+    if not pruner_for(study, ledger, row.label, search).prune(ledger.study(row.label), trial):
+        return None
+    return f"{pruner_name(study)} at {row.evaluations[-1]['fraction']:.0%}"
 
 
 def verdicts(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raypo.search.confirming import combined
 from raypo.search.folders import MODEL, trial_folder
 from raypo.search.jobs import Job, Outcome
+from raypo.search.ledger import Ledger
 from raypo.search.remote import WorkingCopy
+from raypo.search.rivals import before
 from raypo.search.rows import Row
 from raypo.search.samplers import seed_of
 from raypo.study import Study
@@ -28,7 +30,7 @@ def jobs_of(study: Study, job: Job) -> list[Job]:
     parts = [job.until_fraction(fraction) for fraction in study.objective.at]
     again = names(study, job.trial)[1:]
     seeds = [seed_of(study.search.seed, f"{job.trial}/repeat", k) for k in range(1, len(again) + 1)]
-    return [*parts, *(replace(job, trial=name, seed=seed) for name, seed in zip(again, seeds, strict=True))]
+    return [*parts, *(dataclasses.replace(job, trial=name, seed=seed) for name, seed in zip(again, seeds, strict=True))]
 
 
 def wanted(study: Study, row: Row, others: Iterable[Row]) -> bool:
@@ -42,6 +44,26 @@ def wanted(study: Study, row: Row, others: Iterable[Row]) -> bool:
         return repeats.seeds > 1
     best = max((_value(other) for other in others if other.state == "finished"), default=-math.inf)
     return _value(row) > best
+
+
+def decided(study: Study, ledger: Ledger, row: Row) -> bool:
+    """Whether further seeds follow a trial's schedule; what was decided once stays so."""
+    if study.search.repeats.seeds == 1:
+        return False
+    if "repeated" not in row.attributes:
+        others = before(study, ledger, row) if study.search.repeats.promising_only else []
+        row = ledger.note(row, "repeated", wanted(study, row, others))
+    return bool(row.attributes["repeated"])
+
+
+def record(ledger: Ledger, row: Row, outcome: Outcome) -> Row:
+    """Tell the ledger what a further seed has come to."""
+    return ledger.note(row, f"repeat:{len(stored(row)) + 1}", dataclasses.asdict(outcome))
+
+
+def settle(ledger: Ledger, row: Row, folder: Path) -> Row:
+    """Tell the ledger the average of all seeds; their answers lie in the search's folder."""
+    return ledger.note(row, "average", average(first_seed(row), stored(row), folder))
 
 
 def average(first: Outcome, further: Sequence[Outcome], folder: Path) -> dict[str, Any]:

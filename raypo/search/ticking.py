@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def repeating(act: Callable[[], object], every_s: float, name: str) -> Iterator[None]:
+def ticking(act: Callable[[], object], every_s: float, name: str) -> Iterator[None]:
     """Call `act` every so many seconds in a thread of its own; what Ray cannot answer now is asked again."""
     over = threading.Event()
     thread = threading.Thread(target=_repeat, args=(act, every_s, over), name=name, daemon=True)
