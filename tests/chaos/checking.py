@@ -37,7 +37,7 @@ def finished(folder: Path) -> dict[str, float]:
     """Trials that the ledger calls finished or pruned, and when their log was last written."""
     done = [row for row in table(folder) if row["state"] in ENDED] if (folder / "search.json").exists() else []
     logs = {path.parent.name: path for path in folder.glob("trials/*/*") if path.name in ("work.log", "metrics.jsonl")}
-    return {row["name"]: logs[row["name"]].stat().st_mtime for row in done}
+    return {row["name"]: logs[row["name"]].stat().st_mtime for row in done if row["name"] in logs}
 
 
 def table(folder: Path) -> list[dict[str, Any]]:

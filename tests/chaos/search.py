@@ -1,6 +1,9 @@
 """The driver that chaos kills: begins a search, or goes on with it, and exits 0 when it has ended.
 
 python tests/chaos/search.py STORAGE NAME SEED TRIALS [--address HOST:PORT] [--real] [--resources JSON] [--pruner NAME]
+                            [--host NAME]
+
+STORAGE is a folder, or `file://` and a folder for an object store.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,7 +53,7 @@ def study_of(words: argparse.Namespace) -> Any:
         **shape,
         "resources": {**shape["resources"], **words.resources},
         "name": words.name,
-        "storage": str(words.storage),
+        "storage": words.storage,
         "search": {"trials": words.trials // 2, "sampler": "tpe", "pruner": words.pruner, "seed": words.seed},
     }
     return build(content, words.name)
@@ -77,7 +81,7 @@ class Silent:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("storage", type=Path)
+    parser.add_argument("storage")
     parser.add_argument("--pruner", default="median")
     parser.add_argument("name")
     parser.add_argument("seed", type=int)
@@ -85,17 +89,20 @@ def main() -> None:
     parser.add_argument("--address")
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--resources", type=json.loads, default={})
+    parser.add_argument("--host", help="the name of the machine that the driver believes to be on")
     words = parser.parse_args()
     sys.path.insert(0, str(TESTS))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
 
+    if words.host:
+        socket.gethostname = lambda: words.host
     from raypo.search import driver
 
     study = study_of(words)
     if study.resources.gpus_per_worker:
         without_cuda()
-    begun = (words.storage / words.name / "search.json").exists()
-    search = driver.opened(str(words.storage), words.name) if begun else driver.create(study)
+    begun = (Path(words.storage.removeprefix("file://")) / words.name / "search.json").exists()
+    search = driver.opened(words.storage, words.name) if begun else driver.create(study)
     bench = driver.BENCH if words.real else "stub_bench:StubBench"
     driver.run(search, study, Silent(), address=words.address, bench=bench)
 
