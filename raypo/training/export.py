@@ -20,8 +20,11 @@ from raypo.training.settings import EngineSetup
 
 @contextmanager
 def plain_model(engine: Engine, setup: EngineSetup) -> Iterator[PreTrainedModel]:
-    """The policy in evaluation mode with a cache, whole on every rank; under ZeRO-3 a gathered copy."""
-    lm: Any = engine.policy.lm if setup.zero_stage < 3 else _gathered(engine, setup)
+    """The policy in evaluation mode with a cache, whole on every rank; under ZeRO-3 a gathered copy.
+
+    Without an adapter's wrapping, whose forward says nothing of what the model takes; its layers stay adapted.
+    """
+    lm: Any = engine.policy.plain if setup.zero_stage < 3 else _gathered(engine, setup)
     training = lm.training
     lm.eval()
     try:

@@ -12,6 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from raypo.errors import StudyError
 from raypo.evaluation.prompts import end_of_turn
 from raypo.evaluation.sampling import Completion, Sampling, draw, sample
+from raypo.training.settings import EngineSetup, Lora
+from raypo.training.trainer import Trainer
 
 WORDS = [f"w{i}" for i in range(60)]
 
@@ -65,6 +67,29 @@ def test_greedy_decoding_equals_generate_of_transformers(tiny: Any) -> None:
             ids = torch.tensor([completion.prompt_tokens])
             theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
             assert tuple(theirs[0, ids.shape[1] :].tolist()) == completion.tokens
+
+
+def test_an_adapted_policy_with_learned_positions_answers_a_batch_as_one_prompt_alone(
+    tiny: Any, tmp_path: Path
+) -> None:
+    """Under padding of its own, with the adapter at work, and with the logits of one token only."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tiny.tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0
+    )
+    config.initializer_range = 0.5
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    trainer, widths = Trainer(EngineSetup(str(tmp_path), zero_stage=0, lora=Lora(rank=4))), []
+    with trainer.policy() as model:
+        start = sample(model, tiny.tokenizer, prompts(8), SETTINGS)
+        for p in trainer.engine.trainable:  # type: ignore[attr-defined]
+            torch.nn.init.normal_(p, std=0.5)
+        model.get_output_embeddings().register_forward_pre_hook(lambda _, x: widths.append(x[0].shape[1]))
+        together = sample(model, tiny.tokenizer, prompts(8), SETTINGS)
+        alone = [sample(model, tiny.tokenizer, [prompt], SETTINGS)[0] for prompt in prompts(8)]
+    assert [c.tokens for c in together] == [c.tokens for c in alone]
+    assert [c.tokens for c in together] != [c.tokens for c in start]
+    assert set(widths) == {1}
 
 
 def test_answers_stop_at_the_end_of_turn_and_say_when_they_were_cut(tiny: Any) -> None:
