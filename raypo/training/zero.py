@@ -143,7 +143,8 @@ def zero_config(setup: EngineSetup, parameters: int) -> dict[str, Any]:
     On a CPU a bucket fits the caches, for every gradient is copied through it, and is summed where it lies: what is
     called scattering would copy it once more to sum it over all ranks just the same.
     """
-    bucket = max(1, min(parameters, 5 * 10**8 if torch.cuda.is_available() else 2 * 10**6))
+    even = max(2, parameters + parameters % 2)  # ZeRO 1 and 2 take no bucket of an odd size
+    bucket = min(even, 5 * 10**8 if torch.cuda.is_available() else 2 * 10**6)
     stage: dict[str, Any] = {
         "stage": setup.zero_stage,
         "overlap_comm": torch.cuda.is_available(),

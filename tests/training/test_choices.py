@@ -130,6 +130,21 @@ def test_joined_rows_train_as_rows_in_passes_of_one_width(found, name):
         assert joined == pytest.approx(apart, rel=1e-3 if bf16 else 1e-4)
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_critic_trains_whatever_it_adds_to_the_number_of_parameters(model, stage):
+    """Which its bias makes odd."""
+    plain, found = on_ranks(1, with_critic, model, 0)[0], on_ranks(1, with_critic, model, stage)[0]
+    assert found == pytest.approx(plain, rel=1e-3, abs=1e-4)
+
+
+def with_critic(model: str, stage: int) -> list[float]:
+    trainer = Trainer(EngineSetup(model, zero_stage=stage, micro_batch_size=4))
+    run = Run("offline_ppo", {"advantage": "gae"}, Optimisation(lr=1e-3, batch_size=4, steps=3), seed=0)
+    trainer.begin(run, token_set("unpaired"))
+    assert sum(p.numel() for p in trainer.engine.policy.parameters()) % 2 == 1
+    return [loss for loss, _ in go_on(trainer)]
+
+
 def test_bf16_follows_fp32(found):
     for stage in (1, 2, 3):
         for (a, _), (b, _) in zip(found["plain"]["cold"], found[f"zero{stage} bf16"]["cold"], strict=True):
