@@ -112,6 +112,10 @@ class StubBench:
             raise ValueError("asked to raise")
         if word == "diverge":
             raise Diverged("asked to diverge")
+        if word == "memory once" and step == 3:
+            dist.barrier()
+            fault.unlink(missing_ok=True)
+            raise torch.OutOfMemoryError("CUDA out of memory")
         if word == "exit once" and step == 3:
             if rank() == 1:
                 fault.unlink()

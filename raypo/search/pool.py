@@ -142,28 +142,32 @@ class SlotPool:
             self._resolve(job, outcome)
         await self._tell(slot)
 
-    async def failed(self, slot: str, attempt: str, rank: int, job: Job, error: str) -> bool:
-        """A rank's job raised. True: all ranks raised, the slot may go on. False: the group must be rebuilt."""
+    async def failed(self, slot: str, attempt: str, rank: int, job: Job, error: str, broken: bool = False) -> bool:
+        """A rank's job raised; whether the slot may go on, else the group must be rebuilt.
+
+        It may where all ranks raised, and none of them is `broken` by it.
+        """
         state = self._slots.get(slot)
         if state is None or state.attempt != attempt:
             return False
         state.reports[rank] = error
+        state.broken = state.broken or broken
         deadline = time.monotonic() + SETTLE_S
         async with self._changed:
             self._changed.notify_all()
             while len(state.reports) < self._workers and time.monotonic() < deadline:
                 await self._wait()
-        together = len(state.reports) == self._workers
+        whole = len(state.reports) == self._workers and not state.broken
         if state.current is not None and state.current.id == job.id:
             spent_s, first = self._held_s(state), state.reports[min(state.reports)] or error
             state.current, state.pulse, state.held = None, None, None
             state.served += 1
-            if together:
+            if whole:
                 self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=first, cost_s=spent_s))
-            else:  # a dead or stuck rank makes the others raise: the group is at fault, not yet the job
+            else:  # a dead, stuck or broken rank makes the others raise: the group is at fault, not yet the job
                 await self._lost(job, spent_s, first)
         await self._tell(slot)
-        return together
+        return whole
 
     async def gone(self, slot: str) -> None:
         """A slot's worker group is known to be dead before a new one has entered."""

@@ -27,6 +27,8 @@ class SlotState:
     held_until: float = 0.0
     served: int = 0
     reports: dict[int, str | None] = field(default_factory=dict)
+    broken: bool = False
+    """A rank's device or communicator did not survive the current job."""
     pulse: Pulse | None = None
     busy_s: float = 0.0
     leaving: bool = False
@@ -40,7 +42,7 @@ class SlotState:
         self.jobs[index] = job
         self.jobs.pop(index - 2, None)
         self.current, self.since = job, now
-        self.reports = {}
+        self.reports, self.broken = {}, False
 
 
 def remember(folder: Path, name: str, slot: SlotState) -> None:

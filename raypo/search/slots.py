@@ -25,6 +25,8 @@ PULSE_S = 0.5
 SHORT_LIFE_S = 30.0
 MAX_SHORT_LIVES = 5
 """How many worker groups in a row may end within SHORT_LIFE_S before their slot is given up."""
+BREAKING = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "NCCL", "gloo/")
+"""Words of errors that a device, or what connects the ranks, does not survive; torch has no class for all of them."""
 WAIT_S = 7 * 24 * 3600
 """How long ranks may wait for one that works alone; Ray Train, which polls them all, notices a dead one in seconds."""
 
@@ -143,8 +145,7 @@ def _serve_one(bench: Bench, job: Job, pool: Any, slot: str, attempt: str, rank:
         outcome = Outcome(job.trial, "diverged", 0.0, reason=str(error))
     except Exception as error:
         traceback.print_exc()
-        together = ray.get(pool.failed.remote(slot, attempt, rank, job, _told(error)))
-        if not together or _broke_device(error):
+        if not ray.get(pool.failed.remote(slot, attempt, rank, job, _told(error), _broken(error))):
             raise
         return
     if rank == 0:
@@ -159,11 +160,14 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
 
 
-def _broke_device(error: Exception) -> bool:
-    """After a CUDA error or an out-of-memory the process cannot be trusted any more."""
-    import torch
+def _broken(error: Exception) -> bool:
+    """Whether this process cannot be trusted any more: a CUDA error, an out-of-memory, a lost communicator."""
+    from torch.distributed import DistError
 
-    return isinstance(error, torch.OutOfMemoryError | getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+    from raypo.training.memory import is_out_of_memory
+
+    told = isinstance(error, RuntimeError) and any(word in str(error) for word in BREAKING)
+    return told or isinstance(error, DistError) or is_out_of_memory(error)
 
 
 def _agree_on_attempt() -> str:

@@ -18,12 +18,13 @@ def out_of_memory_said(setup: EngineSetup, batch: MicroBatch) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise ClusterError(_message(setup, batch)) from error
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a device or on the host."""
     text = str(error)
     known = "allocate memory" in text or "out of memory" in text or "not enough memory" in text
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or known

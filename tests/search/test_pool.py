@@ -223,6 +223,28 @@ def test_a_failure_of_all_ranks_leaves_the_slot_alive_and_one_of_few_does_not(
     run(story())
 
 
+def test_a_job_that_breaks_the_device_is_given_out_again_and_in_the_end_told_failed_with_its_words(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        pool = new_pool(tmp_path, workers=2)
+        waiting = asyncio.create_task(pool.submit(job("t-0")))
+        for attempt in range(MAX_DEATHS):
+            assert not waiting.done()
+            for rank in (0, 1):
+                await pool.enter("slot-0", f"a{attempt}", rank, "node", rank)
+            given = await soon(pool.next_job("slot-0", f"a{attempt}", 0))
+            assert given.trial == "t-0"
+            told = [pool.failed("slot-0", f"a{attempt}", rank, given, "no memory", rank == 1) for rank in (0, 1)]
+            assert await soon(asyncio.gather(*told)) == [False, False], "the group is rebuilt"
+        outcome = await soon(waiting)
+        assert outcome.state == "failed"
+        assert "3 times" in str(outcome.reason)
+        assert "no memory" in str(outcome.reason)
+
+    run(story())
+
+
 def test_a_restarted_pool_knows_which_slot_is_gone_and_that_it_was_closing(tmp_path: Path) -> None:
     async def story() -> None:
         before = new_pool(tmp_path)

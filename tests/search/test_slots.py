@@ -1,4 +1,4 @@
-"""Ranks of a slot may wait for one that works alone for as long as its work takes."""
+"""Ranks of a slot may wait for one for as long as its work takes; a slot ends a group that cannot go on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from ray.train.torch.config import _setup_torch_process_group
 
-from raypo.search.slots import Slot, SlotPlan
+from raypo.errors import ClusterError, StorageError
+from raypo.search.slots import Slot, SlotPlan, _broken
 
 DAY_S = 24 * 3600
 
@@ -41,3 +42,23 @@ def test_who_waits_for_another_rank_waits_for_days(
         assert options._timeout.total_seconds() == config["timeout_s"], "torch takes it as it is"
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("error", "broken"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (MemoryError(), True),
+        (ClusterError("training: out of memory with 8 examples in 8 rows of up to 64 tokens"), True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`"), True),
+        (dist.DistBackendError("Tensors must be CUDA and dense"), True),
+        (dist.DistNetworkError("The client socket has timed out"), True),
+        (RuntimeError("[gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4711"), True),
+        (RuntimeError("shapes do not match"), False),
+        (StorageError("step-00000008: the checkpoint could not be written, the disk is full"), False),
+        (ValueError("NCCL is no method"), False),
+    ],
+)
+def test_a_process_whose_device_or_group_is_broken_serves_no_more(error: Exception, broken: bool) -> None:
+    assert _broken(error) == broken
