@@ -35,7 +35,8 @@ def read_source(
     formats `pairs` and `ranked`, the latter with the option `answers`.
     """
     if source == QUICKSTART:
-        made = _generated(format, min(count or 2000, rows or 2000), split, seed)
+        wanted = count or 2000
+        made = _generated(format, wanted if rows is None else min(wanted, rows), split, seed)
         return Loaded(made, "generated", {"rows": len(made)})
     loaded = sources.load(source, split=split, format=format, columns=columns, allow_code=allow_code, rows=rows)
     return replace(loaded, records=loaded.records[:count])

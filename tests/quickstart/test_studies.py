@@ -32,6 +32,11 @@ def test_the_quickstart_is_judged_on_prompts_it_does_not_train_on() -> None:
     assert not trained & judged
 
 
+@pytest.mark.parametrize(("asked", "made"), [({}, 2000), ({"count": 2800}, 2800), ({"count": 2800, "rows": 256}, 256)])
+def test_the_quickstart_makes_as_many_rows_as_are_asked_for(asked: dict[str, int], made: int) -> None:
+    assert len(read_records("quickstart", **asked)) == made
+
+
 def test_start_training_judge_and_evaluation_of_the_hh_study_share_no_prompt(shared_data: Path, tmp_path: Path) -> None:
     pairs = shared_data / "hh_rlhf"
     places = [f"{part}.source={pairs / 'hh_short_train.jsonl.gz'}" for part in ("data", "objective.judge")]
