@@ -116,7 +116,9 @@ class TrialBench:
     def _check_heldout(self) -> None:
         """Raises StudyError where no pair is left to measure the objective on."""
         wanted, share = self.study.objective, self.study.data.heldout
-        if "reward_accuracy" in (wanted.pareto or (wanted.metric,)) and self.materials.heldout_tokens is None:
+        point = _complete(self.study.axes(next(iter(self.study.methods))))
+        measured = "reward_accuracy" in (wanted.pareto or (wanted.metric,))
+        if measured and self.materials.heldout_tokens(point) is None:
             raise StudyError(
                 f"data.heldout: reward_accuracy is measured on held-out pairs, {share:g} of {self.study.data.source} "
                 "leaves none that can be used; hold out more"
@@ -204,7 +206,7 @@ class TrialBench:
 
     def _evaluate(self, job: Job, segment: Segment) -> tuple[dict[str, Any], str | None]:
         figures, reason = self.evaluator.evaluate(segment.trainer, job)
-        figures |= {f"heldout/{name}": value for name, value in self._heldout(segment.trainer, job.label).items()}
+        figures |= {f"heldout/{name}": value for name, value in self._heldout(segment.trainer, job).items()}
         if reason is None:
             figures |= self._objectives(figures)
         return figures, reason
@@ -228,11 +230,11 @@ class TrialBench:
             self.copy.release(model)  # whoever drops a loser's model from the mirror does not reach this machine
             segment.kept = model
 
-    def _heldout(self, trainer: Trainer, label: str) -> dict[str, float]:
+    def _heldout(self, trainer: Trainer, job: Job) -> dict[str, float]:
         """Reward accuracy and margin on pairs that are trained on by nobody."""
-        if self.study.methods[label].method.data != "pairs" or "embeddings" in trainer.needs:
+        if self.study.methods[job.label].method.data != "pairs" or "embeddings" in trainer.needs:
             return {}
-        tokens = self.materials.heldout_tokens
+        tokens = self.materials.heldout_tokens(job.point)
         if tokens is None:
             return {}
         frozen = {"reference": reference_logps(self.materials, trainer, tokens)} if "reference" in trainer.needs else {}

@@ -52,6 +52,7 @@ class Materials:
         self.study, self.store, self.say = study, store, say
         self._tokens: dict[str, Tokens] = {}
         self._of_points: dict[str, Tokens] = {}
+        self._held: dict[str, Tokens | None] = {}
         self._trained: list[Text] = []
 
     # Models ---------------------------------------------------------------------------------------------------------
@@ -183,15 +184,17 @@ class Materials:
             return records
         return [made for record in records for made in demonstrations(record, sft.on)]
 
-    @cached_property
-    def heldout_tokens(self) -> Tokens | None:
-        """Tokenised held-out pairs, for reward accuracy; None where no row is held out, or none is left of them."""
-        shaping = [t for t in parse_transforms(self.study.fixed_transforms()) if t.name in SHAPING]
-        held = as_kind(apply_transforms(self._parts[1], shaping, self._read_more), "pairs")
-        try:
-            return self.tokens_of(held) if held else None
-        except DataError:  # the few that there are were dropped, as answers that are equal
-            return None
+    def heldout_tokens(self, point: Mapping[str, Value]) -> Tokens | None:
+        """Tokenised held-out pairs of a trial, for reward accuracy; None where no row is held out, or none is left."""
+        shaping = [t for t in parse_transforms(self.study.data_transforms(point)) if t.name in SHAPING]
+        name = repr(shaping)
+        if name not in self._held:
+            try:
+                held = apply_transforms(self._parts[1], shaping, self._read_more) if self._parts[1] else []
+                self._held[name] = self.tokens_of(as_kind(held, "pairs")) if held else None
+            except DataError:  # the few that there are were dropped, as answers that are equal, or lists that are ties
+                self._held[name] = None
+        return self._held[name]
 
     def tokens_of(self, records: list[Record]) -> Tokens:
         """Records as tokens: tokenised once, memory-mapped by every rank and trial."""

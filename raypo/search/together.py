@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from raypo.artifacts import Store
-from raypo.errors import ClusterError, StorageError
+from raypo.errors import ClusterError, RaypoError, StorageError
 
 
 def rank() -> int:
@@ -46,15 +46,20 @@ def led(make: Callable[[], Any]) -> Any:
     if rank() != 0:
         word, found = broadcast()
         if word == "error":
-            raise ClusterError(found)
+            raise found
         return found
     try:
         made = make()
     except Exception as error:
-        broadcast(("error", str(error)))
+        broadcast(("error", _portable(error, ClusterError)))
         raise
     broadcast(("done", made))
     return made
+
+
+def _portable(error: Exception, otherwise: type[RaypoError]) -> RaypoError:
+    """An error as other ranks can raise it: one of ours as it is, for whoever catches it has to do so on every rank."""
+    return error if isinstance(error, RaypoError) else otherwise(str(error))
 
 
 @contextlib.contextmanager
@@ -76,12 +81,12 @@ def made_together(store: Store, kind: str, key: Mapping[str, Any], make: Callabl
     if rank() == 0:
         return _lead(store, kind, key, make)
     while True:
-        word, folder = broadcast()
+        word, found = broadcast()
         if word == "error":
-            raise StorageError(folder)
+            raise found
         if word == "done":
-            return Path(folder)
-        make(Path(folder))
+            return Path(found)
+        make(Path(found))
 
 
 def made_alone(store: Store, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
@@ -103,7 +108,7 @@ def _lead(store: Store, kind: str, key: Mapping[str, Any], make: Callable[[Path]
     try:
         folder = store.get_or_make(kind, key, call_all)
     except Exception as error:
-        broadcast(("error", str(error)))
+        broadcast(("error", _portable(error, StorageError)))
         raise
     broadcast(("done", str(folder)))
     return folder

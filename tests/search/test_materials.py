@@ -106,27 +106,45 @@ def test_the_start_is_trained_as_sft_says(setting: str, value: Any, tmp_path: Pa
     assert (usual / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
 
 
-def test_held_out_lists_become_pairs_as_those_of_training_do(tmp_path: Path) -> None:
-    rows = [{"prompt": f"name {i} ?", "completions": ["1 2 3", "1 2", "1"], "scores": [3, 2, 1]} for i in range(40)]
-    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+def lists(folder: Path, transforms: list[dict[str, Any]], scores: list[int], heldout: float = 0.5) -> Materials:
+    rows = [{"prompt": f"name {i} ?", "completions": ["1 2 3", "1 2", "1"], "scores": scores} for i in range(40)]
+    (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     content = {
         "name": "lists",
         "model": {"path": "quickstart"},
         "data": {
-            "source": str(tmp_path / "mine.jsonl"),
-            "transforms": [{"flip_labels": 1.0}, {"lists_to_pairs": "all"}],
-            "heldout": 0.5,
+            "source": str(folder / "mine.jsonl"),
+            "transforms": transforms,
+            "heldout": heldout,
             "max_length": 48,
         },
         "methods": {"dpo": {"beta": 0.1}},
         "objective": {"judge": {"kind": "rule", "function": "quickstart"}},
         "resources": {"zero_stage": 0},
     }
-    shared = Materials(build(content, "lists"), Store(tmp_path / "artifacts"), lambda _: None)
-    held = shared.heldout_tokens
+    return Materials(build(content, "lists"), Store(folder / "artifacts"), lambda _: None)
+
+
+def test_held_out_lists_become_pairs_as_those_of_training_do(tmp_path: Path) -> None:
+    shared = lists(tmp_path, [{"flip_labels": 1.0}, {"lists_to_pairs": "all"}], [3, 2, 1])
+    held = shared.heldout_tokens({})
     assert held is not None
     assert held.set.kind == "pairs"
     assert len(held.set) % 3 == 0 < len(held.set)
+
+
+def test_held_out_lists_become_pairs_as_the_trial_says(tmp_path: Path) -> None:
+    shared = lists(tmp_path, [{"lists_to_pairs": {"choice": ["best_worst", "all"]}}], [3, 2, 1])
+    few, many = (shared.heldout_tokens({"data.lists_to_pairs": take}) for take in ("best_worst", "all"))
+    assert few is not None
+    assert many is not None
+    assert len(many.set) == 3 * len(few.set) > 0
+    assert shared.heldout_tokens({"data.lists_to_pairs": "all"}) is many
+
+
+@pytest.mark.parametrize(("scores", "heldout"), [([3, 2, 1], 0.0), ([1, 1, 1], 0.5)])
+def test_no_held_out_list_that_makes_a_pair_ends_no_trial(tmp_path: Path, scores: list[int], heldout: float) -> None:
+    assert lists(tmp_path, [{"lists_to_pairs": "all"}], scores, heldout).heldout_tokens({}) is None
 
 
 def test_held_out_rows_that_are_all_dropped_end_no_trial_but_are_told_where_they_are_the_objective(
@@ -149,7 +167,7 @@ def test_held_out_rows_that_are_all_dropped_end_no_trial_but_are_told_where_they
         "storage": str(tmp_path),
     }
     bench = TrialBench(content, "same", str(tmp_path / "same"), allow_code=False)
-    assert bench.materials.heldout_tokens is None
+    assert bench.materials.heldout_tokens({}) is None
     with pytest.raises(StudyError, match=r"data.heldout: reward_accuracy .* 0.5 of .*mine.jsonl leaves none"):
         bench.run(Job("prepare", "prepare", {}, 0, 1.0, kind="prepare"), lambda *_: None)
 
