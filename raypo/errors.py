@@ -9,6 +9,8 @@ RaypoError
  |- ClusterError(RuntimeError)  the cluster lacks what the study asks for
  |- StorageError(RuntimeError)  a search or artifact cannot be read or written
  |- Diverged(RuntimeError)      training left the region where its numbers mean anything
+ |- Hindrance                   what no trial can do without is not there for now; a search stops and goes on later
+     |- JudgeUnavailable(JudgeError), StorageUnavailable(StorageError)
 
 Messages read *where: what is wrong, got X; what is allowed; what to do*. No class has an `__init__` of its own,
 so all of them survive pickling across Ray.
@@ -49,3 +51,15 @@ class StorageError(RaypoError, RuntimeError):
 
 class Diverged(RaypoError, RuntimeError):
     """Training left the region where its numbers mean anything."""
+
+
+class Hindrance(RaypoError):
+    """What no trial can do without is not there for now: a search stops at it, and goes on once it is mended."""
+
+
+class JudgeUnavailable(JudgeError, Hindrance):
+    """A judge answers nobody any more: its server is down or refuses, or its budget is spent."""
+
+
+class StorageUnavailable(StorageError, Hindrance):
+    """There is no room, or the storage cannot be reached."""

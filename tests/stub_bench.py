@@ -15,7 +15,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from raypo.errors import Diverged
+from raypo.errors import Diverged, StorageUnavailable
 from raypo.evaluation.completions import append
 from raypo.evaluation.judges import Verdict
 from raypo.search import checkpoints
@@ -110,6 +110,8 @@ class StubBench:
         word = broadcast(fault.read_text() if rank() == 0 and fault.exists() else "")
         if word == "raise":
             raise ValueError("asked to raise")
+        if word == "no room":
+            raise StorageUnavailable("asked to find no room")
         if word == "diverge":
             raise Diverged("asked to diverge")
         if word == "memory once" and step == 3:

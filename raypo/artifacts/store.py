@@ -24,7 +24,7 @@ from pyarrow import fs
 from raypo.artifacts.hashing import canonical, hash_of
 from raypo.artifacts.lease import LocalNote, Watch, lease
 from raypo.artifacts.mirror import MARKER, Mirror, open_filesystem
-from raypo.errors import StorageError
+from raypo.errors import StorageError, StorageUnavailable
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Store:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                 raise
-            raise StorageError(
+            raise StorageUnavailable(
                 f"{folder}: the artifact cannot be written, {error}; free space or store elsewhere"
             ) from error
         with suppress(PermissionError):  # a store may be shared read-only; then it keeps no record of use

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from raypo.errors import StorageError
+from raypo.errors import StorageUnavailable
 from raypo.search.remote import WorkingCopy
 from raypo.search.together import broadcast, gather, rank
 
@@ -41,7 +41,7 @@ def write(folder: Path, step: int, save: Callable[[Path], None]) -> Path:
     """Write a checkpoint on all ranks, commit it, and remove the ones before it.
 
     Raises:
-        StorageError: the disk is full; what was written of this checkpoint is removed and earlier ones stay.
+        StorageUnavailable: the disk is full; what was written of this checkpoint is removed and earlier ones stay.
     """
     path = folder / f"step-{step:08d}"
     part = folder / f".part-{step:08d}"
@@ -50,24 +50,36 @@ def write(folder: Path, step: int, save: Callable[[Path], None]) -> Path:
             shutil.rmtree(leftover, ignore_errors=True)
         part.mkdir(parents=True, exist_ok=True)
     broadcast()
-    problem = None
-    try:
-        save(part)
-    except OSError as error:
-        problem = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
-    except RuntimeError as error:
-        if "write failed" not in str(error) and "unexpected pos" not in str(error):
-            raise
-        problem = "the disk is full"  # torch reports what its writer saw, without an errno
-    problems = [p for p in gather(problem) if p]
-    if problems:
-        if rank() == 0:
-            shutil.rmtree(part, ignore_errors=True)
-        raise StorageError(f"{path}: the checkpoint could not be written, {problems[0]}; make room and raypo resume")
+    _save(part, save, f"{path}: the checkpoint")
     if rank() == 0:
         _commit(part, path)
     broadcast()
     return path
+
+
+def _save(part: Path, save: Callable[[Path], None], what: str) -> None:
+    """Have every rank write into a folder; what the disk of one has against it is raised on all, and nothing stays."""
+    problem = None
+    try:
+        save(part)
+    except Exception as error:
+        problem = _of_the_disk(error)
+        if problem is None:
+            raise
+    problems = [p for p in gather(problem) if p]
+    if problems:
+        if rank() == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        raise StorageUnavailable(f"{what} could not be written, {problems[0]}; make room and raypo resume")
+
+
+def _of_the_disk(error: Exception) -> str | None:
+    """What a disk has against a write; None for an error of another kind."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # torch and safetensors report what their writers saw, without an errno.
+    if full or any(word in str(error) for word in ("write failed", "unexpected pos", "No space left")):
+        return "the disk is full"
+    return str(error) if isinstance(error, OSError) else None
 
 
 def _commit(part: Path, path: Path) -> None:
@@ -80,14 +92,17 @@ def _commit(part: Path, path: Path) -> None:
 
 
 def publish(folder: Path, export: Callable[[Path], None]) -> None:
-    """Write a model folder on all ranks; it is there whole or not at all."""
+    """Write a model folder on all ranks; it is there whole or not at all.
+
+    Raises:
+        StorageUnavailable: the disk is full.
+    """
     part = folder.with_name(f".{folder.name}.part")
     if rank() == 0:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     broadcast()
-    export(part)
-    gather(None)  # nobody looks into the folder any more when it gets its name
+    _save(part, export, f"{folder}: the model")  # nobody looks into the folder any more when it gets its name
     if rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)

@@ -30,7 +30,7 @@ class LedgerConductor:
 
     `targets` says how many trials a method gets, None for as many as the budget holds. Commands set `stopping` (no
     trial goes on), `halted` (none for now), `dropped` (methods without further trials) and `leaving` (what becomes of
-    a running trial once its slot lets go of it: a state and the reason).
+    a running trial once its slot lets go of it: a state and the reason). `hindrance` is what the search stopped at.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class LedgerConductor:
         self.budget = Budget.of(study, 0.0)
         self.wall_s, self.job_s = 0.0, dict[str, float]()
         self.stopping = self.halted = False
+        self.hindrance: str | None = None
         self.dropped: frozenset[str] = frozenset()
         self.leaving: dict[str, tuple[str, str]] = {}
         self.cancelled: set[str] = set()
@@ -107,6 +108,7 @@ class LedgerConductor:
             row = self.running[trial_id]
             self.job_s.pop(row.name, None)
             self.search.pull_trials(outcome.trial)
+            self.hinder(outcome)
             if outcome.state == "stopped":
                 self._let_go(row, outcome)
                 return True
@@ -157,6 +159,12 @@ class LedgerConductor:
         """Close a trial that no slot works at."""
         self.unfinished = [other for other in self.unfinished if other.name != row.name]
         self._end(row, state, reason)
+
+    def hinder(self, outcome: Outcome) -> None:
+        """Have the search stop at what would stop every trial; all of them go on from where they are with a resume."""
+        if outcome.hinders:
+            with self.lock:
+                self.stopping, self.hindrance = True, self.hindrance or outcome.reason
 
     @property
     def position(self) -> Position:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import ray
 
-from raypo.errors import ClusterError
+from raypo.errors import ClusterError, Hindrance
 from raypo.search import tune
 from raypo.search.benchmarking import benchmark, finalists
 from raypo.search.cluster import Cluster, slots_open
@@ -69,6 +69,7 @@ def run(
     Raises:
         StorageError: another driver runs it, or its object store cannot be used.
         ClusterError: the cluster cannot hold the slots, or the preparation failed.
+        Hindrance: something that no trial can do without was not there any more; all of them are at their checkpoints.
     """
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(lease(search.copy, search.name))
@@ -105,6 +106,11 @@ def run(
                     pass
         shutil.rmtree(search.path / "ray", ignore_errors=True)  # Ray's own notes; the ledger is the record
         watcher.ended(search.name, search.path)
+        if conductor.hindrance is not None:
+            raise Hindrance(
+                f"{conductor.hindrance}\n{search.name} has stopped, and its trials are at their checkpoints; mend "
+                f"this, and raypo resume {search.name} goes on"
+            )
 
 
 def concurrent_trials(study: Study) -> int:
@@ -165,6 +171,7 @@ def _done(conductor: LedgerConductor, cluster: Cluster, search: SearchFolder, jo
             for job in jobs:
                 cluster.cancel(job.trial)
         for outcome in ray.get(done):
+            conductor.hinder(outcome)
             if outcome.state != "stopped":
                 search.pull_trials(outcome.trial)
                 yield outcome

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 State = Literal["running", "finished", "failed", "diverged", "stopped"]
 
+Fault = Literal["job", "slot", "search"]
+"""Whom an error hits: its job alone, every job that this slot does next, or every trial of the search."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -47,7 +50,7 @@ class Outcome:
     """What a slot says of one job: how far it came, what the evaluation found, what it cost.
 
     `evaluation` holds win_rate, ci_low, ci_high, n, kl, length and further plain figures; `cost_s` is device-seconds
-    of this job alone.
+    of this job alone. `hinders` says that what stopped it, by `reason`, would stop every other job too.
     """
 
     trial: str
@@ -58,6 +61,7 @@ class Outcome:
     cost_s: float = 0.0
     checkpoint: str | None = None
     reason: str | None = None
+    hinders: bool = False
 
     @property
     def over(self) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from raypo.search.jobs import Job, Outcome, Pulse
+from raypo.search.jobs import Fault, Job, Outcome, Pulse
 from raypo.search.slot_states import SlotState, forget, recall, remember, remember_closing
 from raypo.search.usage import Use, keep
 
@@ -142,27 +142,30 @@ class SlotPool:
             self._resolve(job, outcome)
         await self._tell(slot)
 
-    async def failed(self, slot: str, attempt: str, rank: int, job: Job, error: str, broken: bool = False) -> bool:
+    async def failed(self, slot: str, attempt: str, rank: int, job: Job, error: str, fault: Fault = "job") -> bool:
         """A rank's job raised; whether the slot may go on, else the group must be rebuilt.
 
-        It may where all ranks raised, and none of them is `broken` by it.
+        It may where all ranks raised, and none of them broke the slot. A `fault` of the search's, which hinders every
+        other job too, is no failure of this one, which stops.
         """
         state = self._slots.get(slot)
         if state is None or state.attempt != attempt:
             return False
         state.reports[rank] = error
-        state.broken = state.broken or broken
+        state.faults.add(fault)
         deadline = time.monotonic() + SETTLE_S
         async with self._changed:
             self._changed.notify_all()
             while len(state.reports) < self._workers and time.monotonic() < deadline:
                 await self._wait()
-        whole = len(state.reports) == self._workers and not state.broken
+        whole = len(state.reports) == self._workers and "slot" not in state.faults
         if state.current is not None and state.current.id == job.id:
             spent_s, first = self._held_s(state), state.reports[min(state.reports)] or error
             state.current, state.pulse, state.held = None, None, None
             state.served += 1
-            if whole:
+            if "search" in state.faults:
+                self._resolve(job, Outcome(job.trial, "stopped", 0.0, reason=first, cost_s=spent_s, hinders=True))
+            elif whole:
                 self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=first, cost_s=spent_s))
             else:  # a dead, stuck or broken rank makes the others raise: the group is at fault, not yet the job
                 await self._lost(job, spent_s, first)

@@ -21,7 +21,7 @@ from pyarrow import fs
 from raypo.artifacts import hash_of
 from raypo.artifacts.mirror import ObjectNote, open_filesystem, replace_file
 from raypo.artifacts.store import cache_home
-from raypo.errors import RaypoError, StorageError
+from raypo.errors import RaypoError, StorageUnavailable
 from raypo.search.folders import is_remote, parts
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class WorkingCopy:
             raise
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise StorageError(
+            raise StorageUnavailable(
                 f"storage {self.storage}: cannot be used, got {reason}; check its address, the network and this "
                 f"machine's rights, then raypo resume"
             ) from error

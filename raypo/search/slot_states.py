@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raypo.search.jobs import Job, Pulse
+from raypo.search.jobs import Fault, Job, Pulse
 from raypo.search.usage import Use
 
 _CLOSING = "closing"
@@ -27,8 +27,7 @@ class SlotState:
     held_until: float = 0.0
     served: int = 0
     reports: dict[int, str | None] = field(default_factory=dict)
-    broken: bool = False
-    """A rank's device or communicator did not survive the current job."""
+    faults: set[Fault] = field(default_factory=set)
     pulse: Pulse | None = None
     busy_s: float = 0.0
     leaving: bool = False
@@ -42,7 +41,7 @@ class SlotState:
         self.jobs[index] = job
         self.jobs.pop(index - 2, None)
         self.current, self.since = job, now
-        self.reports, self.broken = {}, False
+        self.reports, self.faults = {}, set()
 
 
 def remember(folder: Path, name: str, slot: SlotState) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import threading
@@ -14,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from raypo.errors import Diverged, RaypoError
+from raypo.errors import Diverged, Hindrance, RaypoError
 from raypo.search.folders import read_json, revision_file
-from raypo.search.jobs import Job, Outcome, Pulse
+from raypo.search.jobs import Fault, Job, Outcome, Pulse
 from raypo.search.remote import WorkingCopy
 from raypo.search.usage import measured
 from raypo.training import CPU_ALLOCATION
@@ -145,7 +146,7 @@ def _serve_one(bench: Bench, job: Job, pool: Any, slot: str, attempt: str, rank:
         outcome = Outcome(job.trial, "diverged", 0.0, reason=str(error))
     except Exception as error:
         traceback.print_exc()
-        if not ray.get(pool.failed.remote(slot, attempt, rank, job, _told(error), _broken(error))):
+        if not ray.get(pool.failed.remote(slot, attempt, rank, job, _told(error), _fault(error))):
             raise
         return
     if rank == 0:
@@ -158,6 +159,13 @@ def _told(error: Exception) -> str:
         return str(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+def _fault(error: Exception) -> Fault:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or isinstance(error, Hindrance):
+        return "search"
+    return "slot" if _broken(error) else "job"
 
 
 def _broken(error: Exception) -> bool:

@@ -235,12 +235,34 @@ def test_a_job_that_breaks_the_device_is_given_out_again_and_in_the_end_told_fai
                 await pool.enter("slot-0", f"a{attempt}", rank, "node", rank)
             given = await soon(pool.next_job("slot-0", f"a{attempt}", 0))
             assert given.trial == "t-0"
-            told = [pool.failed("slot-0", f"a{attempt}", rank, given, "no memory", rank == 1) for rank in (0, 1)]
+            told = [
+                pool.failed("slot-0", f"a{attempt}", rank, given, "no memory", "slot" if rank else "job")
+                for rank in (0, 1)
+            ]
             assert await soon(asyncio.gather(*told)) == [False, False], "the group is rebuilt"
         outcome = await soon(waiting)
         assert outcome.state == "failed"
         assert "3 times" in str(outcome.reason)
         assert "no memory" in str(outcome.reason)
+
+    run(story())
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (1,)])
+def test_what_hinders_every_job_stops_the_one_that_met_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr("raypo.search.pool.SETTLE_S", 0.3)
+
+    async def story() -> None:
+        pool = new_pool(tmp_path, workers=2, recycle_after=100)
+        for rank in (0, 1):
+            await pool.enter("slot-0", "a", rank, "node", rank)
+        waiting = asyncio.create_task(pool.submit(job("t-0")))
+        given = await soon(pool.next_job("slot-0", "a", 0))
+        await soon(asyncio.gather(*(pool.failed("slot-0", "a", rank, given, "no room", "search") for rank in ranks)))
+        outcome = await soon(waiting)
+        assert (outcome.state, outcome.reason, outcome.hinders) == ("stopped", "no room", True)
 
     run(story())
 

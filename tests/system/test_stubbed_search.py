@@ -11,7 +11,7 @@ import pytest
 import ray
 from stubbed import STUB, Silent, run_stub
 
-from raypo.errors import ClusterError, StorageError
+from raypo.errors import ClusterError, Hindrance, StorageError
 from raypo.search import driver
 from raypo.search.commands import Commands
 from raypo.search.jobs import Job, Outcome
@@ -93,6 +93,24 @@ def test_faults_stay_with_their_trial_and_a_dead_worker_costs_little(stub_study:
         assert by_name[name].state == "finished", f"{what} and it went on"
         repeated = {step: n for step, n in steps_done(search.path, name).items() if n > 1}
         assert set(repeated) <= {2, 3}, "only what came after the last checkpoint is done again"
+
+
+def test_what_no_trial_can_do_without_stops_the_search_until_it_is_there_again(stub_study: Study) -> None:
+    search = driver.create(stub_study)
+    (search.path / "faults").mkdir()
+    fault = search.path / "faults" / "simpo-0000"
+    fault.write_text("no room")
+    with pytest.raises(Hindrance, match=r"^asked to find no room\nstub has stopped.* raypo resume stub goes on"):
+        run_stub(search, stub_study)
+    states = {row.name: row.state for row in search.ledger.rows()}
+    assert states["simpo-0000"] == "running"
+    assert set(states.values()) <= {"running", "finished"}
+    fault.unlink()
+    results, _ = run_stub(search, stub_study)
+    assert Counter(trial.state for trial in results.trials) == {"finished": 4}
+    for trial in results.trials:
+        again = {step for step, times in steps_done(search.path, trial.name).items() if times > 1}
+        assert len(again) <= 2, "what was done before the last checkpoint stays"
 
 
 def test_an_interrupted_search_goes_on_and_can_be_extended(stub_study: Study) -> None:

@@ -18,7 +18,7 @@ import openai
 from openai.types.chat import ChatCompletion
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from raypo.errors import JudgeError
+from raypo.errors import JudgeUnavailable
 from raypo.evaluation.judges.spending import Spending
 from raypo.evaluation.judges.templates import Reply
 
@@ -55,11 +55,11 @@ class Address:
     key_variable: str = "OPENAI_API_KEY"
 
     def open(self, timeout_s: float) -> openai.OpenAI:
-        """A client for this server; raises JudgeError where neither address nor key is given."""
+        """A client for this server; raises JudgeUnavailable where neither address nor key is given."""
         url = self.base_url or os.environ.get("OPENAI_BASE_URL")
         key = os.environ.get(self.key_variable)
         if not key and not url:
-            raise JudgeError(
+            raise JudgeUnavailable(
                 f"judge llm: no server is named; set {self.key_variable}, or OPENAI_BASE_URL for a server of your own"
             )
         return openai.OpenAI(base_url=url, api_key=key or "none", timeout=timeout_s, max_retries=0)
@@ -83,7 +83,7 @@ class ChatServer:
         self._lock = threading.Lock()
 
     def ask(self, messages: list[dict[str, str]], decoding: Mapping[str, Any]) -> Reply:
-        """The server's reply; raises Unanswered for one question in vain, JudgeError where more would be in vain."""
+        """The server's reply; raises Unanswered for one question in vain, JudgeUnavailable where all would be."""
         self.spending.check()
         retrying = Retrying(
             retry=retry_if_exception_type(RETRIED),
@@ -94,7 +94,7 @@ class ChatServer:
         try:
             reply = retrying(self._once, messages, decoding)
         except REFUSED as error:
-            raise JudgeError(f"judge llm: {self.model}: {self._plain(error)}") from None
+            raise JudgeUnavailable(f"judge llm: {self.model}: {self._plain(error)}") from None
         except (openai.OpenAIError, json.JSONDecodeError) as error:
             raise self._in_vain(self._plain(error)) from None
         self._failures = 0
@@ -127,7 +127,8 @@ class ChatServer:
             if self._failures < IN_A_ROW:
                 return Unanswered(reason)
             self._failures = 0
-        return JudgeError(f"judge llm: {self.model}: {IN_A_ROW} questions in a row got no answer, the last: {reason}")
+        told = f"{IN_A_ROW} questions in a row got no answer, the last: {reason}"
+        return JudgeUnavailable(f"judge llm: {self.model}: {told}")
 
     def _plain(self, error: Exception) -> str:
         """What went wrong, in one line without secrets."""

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raypo.errors import JudgeError
+from raypo.errors import JudgeUnavailable
 from raypo.evaluation.judges.cache import SharedLines
 from raypo.evaluation.judges.templates import Reply
 
@@ -51,13 +51,14 @@ class Spending:
                 self._read_on()
 
     def check(self) -> None:
-        """Raise JudgeError once the budget is spent; calls already under way still end."""
+        """Raise JudgeUnavailable once the budget is spent; calls already under way still end."""
         with self._lock:
             self._read_on()
             if self.budget.limit is not None and self.cost >= self.budget.limit:
-                raise JudgeError(
+                raise JudgeUnavailable(
                     f"judge llm: the budget of {self.budget.limit:g} is spent ({self.cost:.4g} in {self.calls} calls); "
-                    "raise it, or judge fewer prompts"
+                    "a fork with a higher one (raypo fork NAME NEW --set objective.judge.max_cost=...) keeps the "
+                    "finished trials and every verdict that was paid for"
                 )
 
     def _read_on(self) -> None:

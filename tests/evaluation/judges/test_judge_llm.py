@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from chat_server import KEY, Answered, ChatService, failed, said
 
-from raypo.errors import JudgeError
+from raypo.errors import JudgeError, JudgeUnavailable
 from raypo.evaluation.judges import Comparison
 from raypo.evaluation.judges.cache import MarkCache
 from raypo.evaluation.judges.llm import llm
@@ -136,7 +136,7 @@ def test_one_readable_order_is_no_verdict(service: ChatService) -> None:
 def test_a_server_that_is_down_is_given_up_early(service: ChatService) -> None:
     service.reply = lambda _: failed(500, "gone")
     many = [Comparison(f"q {i}", "a", "b") for i in range(100)]
-    with pytest.raises(JudgeError, match="10 questions in a row got no answer, the last: InternalServerError"):
+    with pytest.raises(JudgeUnavailable, match="10 questions in a row got no answer, the last: InternalServerError"):
         llm("gpt-x", "hh", **FAST).judge(many)
     assert len(service.requests) < 100
 
@@ -145,7 +145,7 @@ def test_the_key_reaches_the_server_and_nothing_else(service: ChatService, caplo
     caplog.set_level(logging.DEBUG)
     service.reply = lambda _: failed(401, f"Incorrect API key provided: {KEY} alias sk-t***************cdef.")
     judge = llm("gpt-x", "hh", **FAST)
-    with pytest.raises(JudgeError, match="AuthenticationError") as caught:
+    with pytest.raises(JudgeUnavailable, match="AuthenticationError") as caught:
         judge.judge(ITEMS)
     assert f"Bearer {KEY}" in service.keys
     assert caught.value.__cause__ is None
@@ -167,7 +167,7 @@ def test_no_address_and_no_key_is_said_before_anything_is_sent(monkeypatch: pyte
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     judge = llm("gpt-x", "hh")
-    with pytest.raises(JudgeError, match="set OPENAI_API_KEY, or OPENAI_BASE_URL"):
+    with pytest.raises(JudgeUnavailable, match="set OPENAI_API_KEY, or OPENAI_BASE_URL"):
         judge.judge(ITEMS)
 
 
@@ -189,7 +189,7 @@ def test_spending_stops_at_the_limit_over_all_processes(service: ChatService, tm
     assert (spending.calls, spending.prompt_tokens, spending.completion_tokens) == (6, 600, 60)
     assert spending.cost == pytest.approx(0.00168)
     new = [Comparison(f"new {i}", "good answer", "poor answer") for i in range(9)]
-    with pytest.raises(JudgeError, match=r"budget of 0.0025 is spent \(0.00252 in 9 calls\)"):
+    with pytest.raises(JudgeUnavailable, match=r"budget of 0.0025 is spent \(0.00252 in 9 calls\)"):
         llm("gpt-x", "hh", **paid, concurrency=1).judge(new)
     assert len(service.requests) == 9
     with pytest.raises(JudgeError, match="max_cost without price"):

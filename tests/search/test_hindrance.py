@@ -1,0 +1,60 @@
+"""What no trial can do without: the search stops, blames no trial, and goes on from where it was."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from played import Played, new
+
+from raypo.errors import Diverged, JudgeError, JudgeUnavailable, StorageError, StorageUnavailable
+from raypo.search.checkpoints import publish
+from raypo.search.jobs import Job, Outcome
+from raypo.search.slots import _hinders
+
+
+def spent(job: Job) -> Outcome | None:
+    """A second trial, or a second seed, meets a judge whose budget is spent."""
+    return Outcome(job.trial, "stopped", 0.0, cost_s=1.0, reason="spent", hinders=True) if "1" in job.trial else None
+
+
+def test_the_search_stops_and_its_trials_go_on_with_a_resume(tmp_path: Path) -> None:
+    search = new(tmp_path)
+    played = Played(search, outcome=spent).run()
+    assert (played.conductor.stopping, played.conductor.hindrance) == (True, "spent")
+    assert sorted(played.states.values()) == ["finished", "finished", "running"]
+    again = Played(search).run()
+    assert again.conductor.hindrance is None
+    assert list(again.states.values()) == ["finished"] * 4
+
+
+def test_a_further_seed_that_meets_it_ends_no_trial_either(tmp_path: Path) -> None:
+    played = Played(new(tmp_path, repeats={"seeds": 2}), outcome=spent).run()
+    assert (played.conductor.hindrance, played.states) == ("spent", {"dpo-0000": "running"})
+
+
+@pytest.mark.parametrize(
+    ("error", "hinders"),
+    [
+        (JudgeUnavailable("spent"), True),
+        (StorageUnavailable("full"), True),
+        (OSError(errno.ENOSPC, "full"), True),
+        (JudgeError("cannot be read"), False),
+        (StorageError("another run's checkpoint"), False),
+        (OSError(errno.ENOENT, "not there"), False),
+        (Diverged("nan"), False),
+    ],
+)
+def test_which_errors_blame_no_trial(error: Exception, hinders: bool) -> None:
+    assert _hinders(error) is hinders
+
+
+def test_a_model_that_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    def export(folder: Path) -> None:
+        (folder / "half").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageUnavailable, match=r"model: the model could not be written, the disk is full; make room"):
+        publish(tmp_path / "model", export)
+    assert list(tmp_path.iterdir()) == []
