@@ -6,6 +6,7 @@ that no token id ever decides what is scored.
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -157,6 +158,29 @@ def template_of(tokenizer: Any, chat_template: str | None) -> str | None:
     """The Jinja template behind a study's `data.chat_template`; None where it is the tokenizer's, which has none."""
     named = chat_template or OWN_TEMPLATE
     return tokenizer.chat_template if named == OWN_TEMPLATE else TEMPLATES.get(named, named)
+
+
+def checked_template(text: str) -> str:
+    """A study's `data.chat_template`, as it is.
+
+    Raises:
+        DataError: it is no known name and holds no Jinja, so every conversation would be that text; or its Jinja is
+            malformed.
+    """
+    names = (OWN_TEMPLATE, *TEMPLATES)
+    if text in names:
+        return text
+    if "{{" not in text and "{%" not in text:
+        near = difflib.get_close_matches(text, names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"got {text!r}; allowed: {', '.join(names)}, or a Jinja template, with {{{{ or {{%{hint}")
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        render_jinja_template([], chat_template=text)  # of no conversation: compiled as the tokenizer will, not filled
+    except TemplateError as error:
+        raise DataError(f"not a Jinja template: {error}; got {text!r:.200}") from error
+    return text
 
 
 def _plain_pieces(prompt: str, answer: str) -> tuple[Piece, ...]:

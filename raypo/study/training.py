@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from raypo.data.rendering import checked_template
 from raypo.study.values import Count, NonNegative, Positive, Section, axis, named
 
 
@@ -71,7 +72,7 @@ class Data(Section):
     max_length: Count = 1024
     max_prompt_length: Count | None = None
     truncation: Literal["prompt_start", "prompt_end", "completion_end", "drop"] = "prompt_start"
-    chat_template: str | None = None
+    chat_template: Annotated[str, AfterValidator(checked_template)] | None = None
     seed: int = 0
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     encoder: str = "hashing"

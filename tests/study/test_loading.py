@@ -130,11 +130,30 @@ def test_overrides(study_file: Path) -> None:
         ("model.sft={on: rejected}", "model.sft.on: got 'rejected'; allowed: 'chosen' or 'both'"),
         ("allow_code=true", "allow_code: no file may allow itself to run code; give --allow-code"),
         ("use=methods/dpo", "use: no such key"),
+        (
+            "data.chat_template=trancript",
+            "data.chat_template: got 'trancript'; allowed: default, transcript, or a Jinja template, with {{ or {%; "
+            "did you mean 'transcript'?",
+        ),
+        ("data.chat_template='{% if %}'", "data.chat_template: not a Jinja template: Expected an expression"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_path(study_file: Path, override: str, said: str) -> None:
     lines = problems(study_file, override)
     assert any(said in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "transcript",
+        "default",
+        "{{ messages[0].content }}",
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% break %}{% endfor %}",
+    ],
+)
+def test_a_chat_template_is_a_name_or_whatever_a_tokenizer_compiles(study_file: Path, template: str) -> None:
+    assert load(study_file, [f'data.chat_template="{template}"']).data.chat_template == template
 
 
 def test_all_problems_come_at_once_one_line_each(study_file: Path) -> None:
