@@ -78,7 +78,7 @@ class Renderer:
         """A prompt alone, as the model reads it before it answers."""
         if self._is_plain(text):
             return Sequence((Piece(str(text)),), ends=False, templated=False)
-        turns = as_messages(text)
+        turns = _turns(text, "prompt")
         goes_on = turns[-1]["role"] == "assistant"
         text = self._render(turns, answering=not goes_on, cut=goes_on)
         return Sequence((Piece(text),), ends=False, templated=self._has_specials)
@@ -89,21 +89,27 @@ class Renderer:
     def _sequence(self, record: Record, answer: Text) -> Sequence:
         if self._is_plain(record.prompt, answer):
             return Sequence(_plain_pieces(str(record.prompt), str(answer)), ends=record.final, templated=False)
-        history, turns = as_messages(record.prompt), as_answer(answer, record.prompt)
-        if history[-1]["role"] == "assistant" and turns[0]["role"] == "assistant":
-            return self._continued(history, turns, record)
-        return self._conversation(history, turns, record)
+        return self._conversation(_turns(record.prompt, record.source), as_answer(answer, record.prompt), record)
 
     def _conversation(self, history: tuple[Message, ...], turns: tuple[Message, ...], record: Record) -> Sequence:
-        """Prompt turns, then answer turns of which the assistant's are scored."""
+        """Prompt turns, then answer turns of which the assistant's are scored.
+
+        An answer to a prompt that ends with the assistant's words goes on inside that turn.
+        """
+        goes_on = [turn["role"] for turn in (history[-1], *turns[:1])] == ["assistant"] * 2
+        whole = _joined(history, turns) if goes_on else history + turns
+        begun = len(whole) - len(turns)
         pieces: list[Piece] = []
         done, ends = "", False
         for i, turn in enumerate(turns):
             if turn["role"] != "assistant":
                 continue
             last = i == len(turns) - 1
-            text, ends = self._to_end_of_turn(self._render(history + turns[: i + 1], cut=last and not record.final))
-            before = _shared(self._render(history + turns[:i], answering=True), text)
+            text, ends = self._to_end_of_turn(self._render(whole[: begun + i + 1], cut=last and not record.final))
+            if goes_on and i == 0:
+                before = self._render(history, cut=True)
+            else:
+                before = _shared(self._render(whole[: begun + i], answering=True), text)
             pieces += [Piece(_rest(before, done, record)), Piece(_rest(text, before, record), len(pieces) // 2)]
             done = text
         if not pieces:
@@ -111,16 +117,6 @@ class Renderer:
                 f"{record.source}: the answer has no assistant turn; got roles {[t['role'] for t in turns]}"
             )
         return Sequence(tuple(pieces), ends=record.final and not ends, templated=self._has_specials)
-
-    def _continued(self, history: tuple[Message, ...], turns: tuple[Message, ...], record: Record) -> Sequence:
-        """The answer goes on inside the prompt's last assistant turn."""
-        begun = history[-1]
-        whole = {**begun, "content": str(begun["content"]) + str(turns[0]["content"])}
-        before = self._render(history, cut=True)
-        text = self._render((*history[:-1], whole), cut=not record.final)
-        text, ends = self._to_end_of_turn(text)
-        pieces = (Piece(before), Piece(_rest(text, before, record), 0))
-        return Sequence(pieces, ends=record.final and not ends, templated=self._has_specials)
 
     def _to_end_of_turn(self, text: str) -> tuple[str, bool]:
         """Text up to its end-of-turn token, and whether there is one: a model never samples what follows it."""
@@ -181,6 +177,23 @@ def checked_template(text: str) -> str:
     except TemplateError as error:
         raise DataError(f"not a Jinja template: {error}; got {text!r:.200}") from error
     return text
+
+
+def _turns(prompt: Text, where: str) -> tuple[Message, ...]:
+    """The turns of a prompt; a transcript whose turns are all empty has none."""
+    turns = as_messages(prompt)
+    if not turns:
+        raise DataError(
+            f"{where or 'data'}: a prompt for a chat template needs a turn that says something, got {prompt!r:.80}; "
+            "leave the row out"
+        )
+    return turns
+
+
+def _joined(history: tuple[Message, ...], turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    """History and answer, the answer's first turn within the history's last."""
+    begun = history[-1]
+    return (*history[:-1], {**begun, "content": str(begun["content"]) + str(turns[0]["content"])}, *turns[1:])
 
 
 def _plain_pieces(prompt: str, answer: str) -> tuple[Piece, ...]:

@@ -152,6 +152,23 @@ class TestConversations:
         assert chat.decode(span[turns == 1]) == "no<|im_end|>"
         assert (turns[~tokens.mask] == -1).all()
 
+    def test_an_answer_that_goes_on_inside_a_turn_is_scored_to_its_end(self, chat) -> None:
+        """The question's last turn is begun by the prompt; what follows the turn belongs to the answer too."""
+        dialogue = (assistant(" yes"), user("question"), assistant("no"))
+        tokens = tokenise([Demonstration((user("Tell me"), assistant("So")), dialogue)], chat, ROOMY)
+        assert whole(tokens, 0, chat).endswith(
+            "assistant\nSo yes<|im_end|>\n<|im_start|>user\nquestion<|im_end|>\n<|im_start|>assistant\nno<|im_end|>"
+        )
+        assert chat.decode(tokens.ids[tokens.unit == 0]) == " yes<|im_end|>"
+        assert chat.decode(tokens.ids[tokens.unit == 1]) == "no<|im_end|>"
+
+    @pytest.mark.parametrize("prompt", ["\n\nHuman: \n\nAssistant:", "\n\nHuman:\n\nAssistant:"])
+    def test_a_dialogue_that_says_nothing_is_named(self, chat, prompt: str) -> None:
+        with pytest.raises(DataError, match="x row 7: a prompt for a chat template needs a turn that says something"):
+            tokenise([Demonstration(prompt, " yes", source="x row 7")], chat, ROOMY, chat_template="default")
+        with pytest.raises(DataError, match="prompt: a prompt for a chat template needs a turn"):
+            encode_prompt(chat, prompt, "default")
+
     def test_answers_may_part_at_a_users_turn(self, chat) -> None:
         shared = (user("Tell me"), assistant("yes"))
         pair = Pair(shared, (user("good"), assistant("yes")), (user("bad"), assistant("no")))
