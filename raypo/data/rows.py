@@ -126,4 +126,19 @@ def _message(item: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(role, str) or (said is None and not item.get("tool_calls")):
         raise DataError(f"{where}: a message needs a role and content, got {dict(item)!r:.120}")
     others = {k: v for k, v in item.items() if k not in ("role", "from", "content", "value") and v is not None}
-    return {"role": ROLES.get(role, role), "content": said or "", **others}
+    return {"role": ROLES.get(role, role), "content": _content(said, where), **others}
+
+
+def _content(said: Any, where: str) -> str:
+    """What a message says: a string, or a list of parts that are all text."""
+    if said is None or isinstance(said, str):
+        return said or ""
+    parts = said if isinstance(said, list | tuple) else [said]
+    texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
+    told = [text for text in texts if isinstance(text, str)]
+    if len(told) < len(parts):
+        raise DataError(
+            f"{where}: a message's content must be a string or a list of parts {{type: text, text: ...}}, "
+            f"got {said!r:.120}; images and other parts cannot be trained on"
+        )
+    return "".join(told)

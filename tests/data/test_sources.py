@@ -201,6 +201,32 @@ class TestFormats:
         assert pair.prompt == tuple(shared)
         assert pair.chosen == (assistant("yes"),)
 
+    def test_a_prompt_column_that_answers_do_not_repeat_comes_before_what_they_share(self, tmp_path: Path) -> None:
+        asked = [{"role": "system", "content": "Be kind."}, user("How warm is it?")]
+        called = [assistant("call weather"), {"role": "tool", "content": "21 C"}]
+        for prompt in (asked, asked[1]["content"]):
+            row = {"chosen": [*called, assistant("21 C")], "rejected": [*called, assistant("Cold")]}
+            pair = only(tmp_path, {"prompt": prompt, **row})
+            assert pair.prompt == (*(asked if prompt is asked else asked[1:]), *called)
+            assert pair.rejected == (assistant("Cold"),)
+
+    def test_a_prompt_column_that_answers_repeat_is_not_said_twice(self, tmp_path: Path) -> None:
+        turns = [user("Tell me"), assistant("What?"), user("Why")]
+        row = {"chosen": [*turns, assistant("yes")], "rejected": [*turns, assistant("no")]}
+        for prompt in (turns, turns[:1], [user("Tell me ")], "Why", "Tell me", "  "):
+            assert only(tmp_path, {"prompt": prompt, **row}).prompt == tuple(turns)
+        with_system = [{"role": "system", "content": "Be kind."}, *turns]
+        row = {"chosen": [*with_system, assistant("yes")], "rejected": [*with_system, assistant("no")]}
+        assert only(tmp_path, {"prompt": turns, **row}).prompt == tuple(with_system)
+
+    def test_content_in_parts_is_their_text(self, tmp_path: Path) -> None:
+        parts = [{"type": "text", "text": "Tell "}, {"type": "text", "text": "me"}]
+        asked = {"role": "user", "content": parts}
+        assert only(tmp_path, {"messages": [asked, assistant("yes")]}).prompt == (user("Tell me"),)
+        for odd in ([{"type": "image", "url": "x.png"}, *parts], [{"type": "text", "text": None}], ["Tell me"], 5):
+            with pytest.raises(DataError, match="row 1: a message's content must be a string or a list of parts"):
+                only(tmp_path, {"messages": [{"role": "user", "content": odd}, assistant("yes")]})
+
     def test_other_spellings_of_messages(self, tmp_path: Path) -> None:
         row = {
             "conversations": [{"from": "human", "value": "Tell me"}],

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args
 from raypo.data.records import (
     Demonstration,
     Labelled,
+    Message,
     Pair,
     Ranking,
     Record,
@@ -85,7 +86,7 @@ def _each(rows: Iterable[Row], make: Callable[[Row], Made], empty: Empty) -> Ite
 
 
 def pair(row: Row) -> Pair:
-    """One pair; conversations that begin alike are cut where they part, whatever the prompt column says."""
+    """One pair; conversations that begin alike are cut where they part, and what they share ends the prompt."""
     prompt, chosen, rejected = _parted(row, row.text("chosen"), row.text("rejected"))
     return Pair(
         prompt,
@@ -103,7 +104,7 @@ def _parted(row: Row, chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
     if not isinstance(chosen, str) and not isinstance(rejected, str):
         shared = min(common_prefix(chosen, rejected), len(chosen) - 1, len(rejected) - 1)
         if shared:
-            return chosen[:shared], chosen[shared:], rejected[shared:]
+            return _prompt_of(row, chosen[:shared]), chosen[shared:], rejected[shared:]
     if row.get("prompt") is not None:
         return row.text("prompt"), chosen, rejected
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -114,6 +115,23 @@ def _parted(row: Row, chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
     raise DataError(
         f"{row.where}: no prompt column, and chosen and rejected do not begin alike; map data.columns.prompt"
     )
+
+
+def _prompt_of(row: Row, shared: tuple[Message, ...]) -> Text:
+    """What both answers begin with, after the prompt column where that is not repeated in it."""
+    column = row.get("prompt")
+    asked = () if column is None else as_text(column, row.where)
+    if isinstance(asked, str):
+        # A plain question is spelled in many ways; answers with a turn of the user's hold it in one of them.
+        repeated = is_blank(asked) or any(message["role"] == "user" for message in shared)
+    else:
+        repeated = _said(shared)[: len(_said(asked))] == _said(asked)
+    return shared if repeated else (*as_messages(asked), *shared)
+
+
+def _said(turns: tuple[Message, ...]) -> list[tuple[str, str]]:
+    """Who says what, system turns apart: answers leave them out, or have them alone."""
+    return [(turn["role"], str(turn["content"]).strip()) for turn in turns if turn["role"] != "system"]
 
 
 def _step(row: Row, turns: bool) -> Pair:
