@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from raypo.evaluation.goals import as_measured, metric_of
 from raypo.search.cluster import Cluster
 from raypo.search.conductor import LedgerConductor
 from raypo.search.jobs import Pulse
@@ -32,12 +34,13 @@ class Terminal:
         self._rows: dict[str, Row] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._searched: dict[str, list[str]] = {}
+        self._goal = "win_rate"
         self._conductor: LedgerConductor | None = None
         self._running_since = 0.0
+        self._over_before = 0
 
     def started(self, search: str, folder: Path, study: Study) -> None:
-        self._searched = {label: list(study.space(label)) for label in study.methods}
+        self._goal = (study.objective.pareto or (study.objective.metric,))[0]
         self.say(f"{search} in {folder}")
         wanted = study.resources
         self.say(f"starting {wanted.slots} slot(s) of {wanted.workers} worker(s), ZeRO {wanted.zero_stage}")
@@ -50,6 +53,7 @@ class Terminal:
         self._running_since = time.monotonic()
         for row in conductor.ledger.rows():
             self._rows[row.name] = row
+        self._over_before = self._over
         wanted = "as many trials as the budget holds" if self._total is None else f"{self._total} trials"
         self.say(f"searching: {wanted} of {len(conductor.targets)} method(s)")
         self._thread = threading.Thread(target=self._follow, args=(cluster,), name="terminal", daemon=True)
@@ -60,7 +64,7 @@ class Terminal:
         self._rows[row.name] = row
         if kind == "ended" and not self._console.is_terminal:
             why = f"  ({row.reason})" if row.reason else ""
-            self.say(f"{row.name}: {row.state}{_figures(row)}  {_settings(row)}{why}")
+            self.say(f"{row.name}: {row.state}{self._figures(row)}  {_settings(row)}{why}")
 
     def ended(self, search: str, folder: Path) -> None:  # noqa: ARG002
         self.close()
@@ -92,9 +96,10 @@ class Terminal:
 
     def _table(self, pulses: dict[str, Pulse]) -> Group:
         table = Table(box=None, pad_edge=False)
-        for column in ("trial", "configuration", "done", "win rate", "KL", "state"):
+        chosen = [] if self._goal == "win_rate" else [metric_of(self._goal).title]
+        for column in ("trial", "configuration", "done", *chosen, "win rate", "KL", "state"):
             table.add_column(column, justify="left" if column in ("trial", "configuration", "state") else "right")
-        rows = sorted(self._rows.values(), key=lambda r: (r.state != "running", -_win_rate(r)))
+        rows = sorted(self._rows.values(), key=lambda r: (r.state != "running", -_objective(r)))
         for row in rows[: max(5, self._console.height - 8)]:
             pulse = pulses.get(row.name)
             done = pulse.fraction if pulse else (row.evaluations[-1]["fraction"] if row.evaluations else 0.0)
@@ -104,22 +109,39 @@ class Terminal:
                 row.name,
                 _settings(row),
                 f"{done:.0%}",
+                *([self._chosen_by(last)] if chosen else []),
                 _interval(last),
                 _number(last.get("kl")),
                 Text(state, style=_style(row)),
             )
         return Group(table, Text(self._progress(), style="dim"))
 
+    def _figures(self, row: Row) -> str:
+        last = row.evaluations[-1] if row.evaluations else None
+        if last is None:
+            return ""
+        chosen = "" if self._goal == "win_rate" else f"  {metric_of(self._goal).title} {self._chosen_by(last)}"
+        return f"{chosen}  win rate {_interval(last)}  KL {_number(last.get('kl'))}"
+
+    def _chosen_by(self, entry: dict[str, Any]) -> str:
+        value = entry.get("objective")
+        return metric_of(self._goal).say(None if value is None else as_measured(value, self._goal))
+
     def _progress(self) -> str:
         states = Counter(row.state for row in self._rows.values())
-        over = sum(row.over for row in self._rows.values())
+        over = self._over
         shown = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         spent = time.monotonic() - self._running_since
         total = self._total
         if total is None:
             return f"{over} trials over ({shown})"
-        left = f", about {_duration(spent / over * (total - over))} left" if 0 < over < total else ""
+        here = over - self._over_before
+        left = f", about {_duration(spent / here * (total - over))} left" if here and over < total else ""
         return f"{over}/{total} trials over ({shown}){left}"
+
+    @property
+    def _over(self) -> int:
+        return sum(row.over for row in self._rows.values())
 
     @property
     def _total(self) -> int | None:
@@ -138,11 +160,6 @@ def _settings(row: Row) -> str:
     )
 
 
-def _figures(row: Row) -> str:
-    last = row.evaluations[-1] if row.evaluations else None
-    return f"  win rate {_interval(last)}  KL {_number(last.get('kl'))}" if last else ""
-
-
 def _interval(entry: dict[str, Any]) -> str:
     if not entry or entry.get("win_rate") is None:
         return "–"
@@ -154,8 +171,9 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _win_rate(row: Row) -> float:
-    return float(row.evaluations[-1].get("win_rate") or 0.0) if row.evaluations else -1.0
+def _objective(row: Row) -> float:
+    """What trials are in order by; those without an evaluation come last."""
+    return float(row.evaluations[-1].get("objective") or 0.0) if row.evaluations else -math.inf
 
 
 def _style(row: Row) -> str:

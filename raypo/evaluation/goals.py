@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-FIGURES = {"reward_accuracy": "heldout/dpo/accuracies"}
-"""Under which name an evaluation holds a metric, where that is not the metric's own."""
+from raypo.evaluation.metrics import METRICS, Metric
+
+
+def metric_of(goal: str) -> Metric:
+    """The metric that a goal is of; a minus before its name says to minimise it."""
+    return METRICS[goal.removeprefix("-")]
+
+
+def as_measured(value: float, goal: str) -> float:
+    """A goal's value, larger is better, as its metric was measured.
+
+    >>> as_measured(-12.0, "-kl")
+    12.0
+    """
+    return -value if goal.startswith("-") else value
 
 
 def value_of(figures: Mapping[str, Any], goal: str) -> float | None:
@@ -15,11 +28,8 @@ def value_of(figures: Mapping[str, Any], goal: str) -> float | None:
     >>> value_of({"win_rate": 0.6, "kl": 12.0}, "-kl")
     -12.0
     """
-    metric = goal.removeprefix("-")
-    found = figures.get(FIGURES.get(metric, metric))
-    if found is None:
-        return None
-    return -float(found) if goal.startswith("-") else float(found)
+    found = figures.get(metric_of(goal).key)
+    return None if found is None else as_measured(float(found), goal)
 
 
 def beats(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from raypo.errors import StorageError
-from raypo.evaluation.goals import front, value_of
+from raypo.evaluation.goals import as_measured, front, metric_of, value_of
+from raypo.evaluation.metrics import Metric
 from raypo.search import ranking
 from raypo.search.results import SearchResults, TrialResult, Value
 
@@ -90,6 +91,15 @@ class Comparison:
     goals: tuple[str, ...] = ("win_rate",)
     front: tuple[Unbeaten, ...] = ()
 
+    @property
+    def metric(self) -> Metric:
+        """What winners are chosen by."""
+        return metric_of(self.goals[0])
+
+    def chosen_by(self, row: MethodRow) -> float | None:
+        """The figure of `metric` that a row's winner was chosen by, as it was measured."""
+        return row.win_rate if row.objective is None else as_measured(row.objective, self.goals[0])
+
 
 def fully_trained(trial: TrialResult) -> bool:
     """Whether a trial may win: finished, trained to the end, and with a number to show for it."""
@@ -97,7 +107,7 @@ def fully_trained(trial: TrialResult) -> bool:
     return trial.state == "finished" and trial.fraction >= 1.0 and measured
 
 
-def figure(trial: TrialResult) -> dict[str, Any]:
+def quoted(trial: TrialResult) -> dict[str, Any]:
     """The figures that a trial is quoted with: its confirmation's, else the search's own (optimistic) ones."""
     last = trial.estimate
     if last is None:
@@ -140,7 +150,7 @@ def unbeaten(results: SearchResults, method: str) -> list[Unbeaten]:
     points = {}
     for trial in results.trials:
         if trial.method == method and fully_trained(trial):
-            values = [value_of(figures(trial), goal) for goal in goals]
+            values = [value_of(measured(trial), goal) for goal in goals]
             if None not in values:
                 points[trial.name] = (trial, [value for value in values if value is not None])
     able = sorted(points.values(), key=lambda pair: pair[1], reverse=True)
@@ -148,11 +158,11 @@ def unbeaten(results: SearchResults, method: str) -> list[Unbeaten]:
 
 
 def _unbeaten(trial: TrialResult, point: Sequence[float], goals: Sequence[str]) -> Unbeaten:
-    values = {goal.removeprefix("-"): -v if goal.startswith("-") else v for goal, v in zip(goals, point, strict=True)}
-    return Unbeaten(trial.method, trial.name, dict(trial.hyperparameters), int(figure(trial)["n"]), values)
+    values = {metric_of(goal).name: as_measured(value, goal) for goal, value in zip(goals, point, strict=True)}
+    return Unbeaten(trial.method, trial.name, dict(trial.hyperparameters), int(quoted(trial)["n"]), values)
 
 
-def figures(trial: TrialResult) -> dict[str, Any]:
+def measured(trial: TrialResult) -> dict[str, Any]:
     """Every figure of a trial's latest evaluation by name."""
     last = trial.estimate
     return {} if last is None else {**last.metrics, **{name: getattr(last, name) for name in FIGURES}}
@@ -169,6 +179,11 @@ def judge_name(judge: Any) -> str:
     return " ".join(word for word in (str(judge.get("kind", "")).replace("_", " "), made_of) if word)
 
 
+def judged_by(comparison: Comparison) -> str:
+    """Say what the win rates of a comparison were measured against, and by whom."""
+    return f"Win rate against {comparison.opponent} by judge {comparison.judge}, 95 % interval"
+
+
 def caption(comparison: Comparison) -> str:
     """Say what the win rates of a comparison mean: judge, opponent, and whether they were confirmed."""
     basis = _basis(comparison)
@@ -176,7 +191,7 @@ def caption(comparison: Comparison) -> str:
     if comparison.goals != ("win_rate",):
         first, *others = comparison.goals
         chosen = f" Winners by {first}{', the first of ' + ', '.join(comparison.goals) if others else ''}."
-    return f"Win rate against {comparison.opponent} by judge {comparison.judge}, 95 % interval; {basis}.{chosen}"
+    return f"{judged_by(comparison)}; {basis}.{chosen}"
 
 
 def _basis(comparison: Comparison) -> str:
@@ -204,7 +219,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 def _row(results: SearchResults, method: str) -> MethodRow:
     states = Counter(str(trial.state) for trial in results.trials if trial.method == method)
     best = winner(results.trials, method)
-    figures: dict[str, Any] = figure(best) if best else dict.fromkeys(FIGURES)
+    figures: dict[str, Any] = quoted(best) if best else dict.fromkeys(FIGURES)
     return MethodRow(
         method=method,
         trial=best.name if best else None,

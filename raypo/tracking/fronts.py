@@ -7,21 +7,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from raypo.evaluation.goals import value_of
+from raypo.evaluation.goals import metric_of
+from raypo.evaluation.metrics import Metric
 from raypo.search.results import SearchResults, TrialResult
-from raypo.tracking.compare import Comparison, compare, figures, fully_trained
+from raypo.tracking.compare import Comparison, compare, fully_trained, measured
 from raypo.tracking.figures import colour, figure, symbol
-from raypo.tracking.tables import RATES, configuration, measured
-
-AXES = {
-    "win_rate": "win rate, %",
-    "lc_win_rate": "length-controlled win rate, %",
-    "reward_accuracy": "reward accuracy on held-out pairs, %",
-    "score": "score",
-    "kl": "KL to the reference, nats",
-    "length": "length, tokens",
-    "length_ratio": "length over the opponent's",
-}
+from raypo.tracking.tables import configuration
 
 
 def fronts(results: SearchResults) -> Iterator[tuple[str, go.Figure]]:
@@ -33,26 +24,26 @@ def fronts(results: SearchResults) -> Iterator[tuple[str, go.Figure]]:
     comparison = compare(results)
     first, *others = comparison.goals
     for other in others:
-        metrics = (other.removeprefix("-"), first.removeprefix("-"))
+        metrics = (metric_of(other), metric_of(first))
         traces = [
             trace
             for method in results.methods
             for trace in _points(results, comparison, method, metrics, step="hv" if other.startswith("-") else "vh")
         ]
         across, up = (axis(comparison, metric) for metric in metrics)
-        yield metrics[0], figure(traces, across, up, height=420).update_yaxes(title={"standoff": 12})
+        yield metrics[0].name, figure(traces, across, up, height=420).update_yaxes(title={"standoff": 12})
 
 
-def axis(comparison: Comparison, metric: str) -> str:
+def axis(comparison: Comparison, metric: Metric) -> str:
     """Name an axis; a judged figure says by whom, and against whom."""
-    named = AXES[metric]
-    if metric in ("win_rate", "lc_win_rate"):
-        return f'{named}<br><span style="font-size:10px">against {comparison.opponent}, judge {comparison.judge}</span>'
-    return f"{named}, judge {comparison.judge}" if metric == "score" else named
+    if metric.name in ("win_rate", "lc_win_rate"):
+        against = f"against {comparison.opponent}, judge {comparison.judge}"
+        return f'{metric.axis}<br><span style="font-size:10px">{against}</span>'
+    return f"{metric.axis}, judge {comparison.judge}" if metric.name == "score" else metric.axis
 
 
 def _points(
-    results: SearchResults, comparison: Comparison, method: str, metrics: Sequence[str], step: str
+    results: SearchResults, comparison: Comparison, method: str, metrics: Sequence[Metric], step: str
 ) -> Iterator[Any]:
     """The method's beaten trials, then its front in order along the horizontal axis."""
     able = [trial for trial in results.trials if trial.method == method and fully_trained(trial)]
@@ -75,19 +66,17 @@ def _points(
         )
 
 
-def _place(trial: TrialResult, metrics: Sequence[str]) -> list[tuple[float, float]]:
+def _place(trial: TrialResult, metrics: Sequence[Metric]) -> list[tuple[float, float]]:
     """Where a trial is drawn; nowhere without both figures."""
-    known = figures(trial)
-    x, y = (value_of(known, metric) for metric in metrics)
-    if x is None or y is None:
+    known = measured(trial)
+    across, up = metrics
+    if across.key not in known or up.key not in known:
         return []
-    across, up = (100 if metric in RATES else 1 for metric in metrics)
-    return [(across * x, up * y)]
+    return [(across.scale * known[across.key], up.scale * known[up.key])]
 
 
 def _hover(comparison: Comparison, trial: TrialResult) -> str:
-    known = figures(trial)
-    metrics = [goal.removeprefix("-") for goal in comparison.goals]
-    values = {metric: value for metric in metrics if (value := value_of(known, metric)) is not None}
-    said = ", ".join(f"{m} {measured(m, v)}{' %' if m in RATES else ''}" for m, v in values.items())
+    known = measured(trial)
+    metrics = [metric_of(goal) for goal in comparison.goals]
+    said = ", ".join(f"{metric.name} {metric.say(known[metric.key])}" for metric in metrics if metric.key in known)
     return f"{trial.name}: {said}<br>{configuration(trial.hyperparameters)}"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from raypo.search.results import SearchResults, TrialResult, Value
-from raypo.tracking.compare import fully_trained
 
 FEWEST = 5
 
 
 def searched(results: SearchResults, method: str) -> dict[str, list[Value]]:
     """Return the hyperparameters that took several values in a method's trials, with the values in trial order."""
-    trials = [trial for trial in results.trials if trial.method == method]
+    return _columns([trial for trial in results.trials if trial.method == method])
+
+
+def _columns(trials: Sequence[TrialResult]) -> dict[str, list[Value]]:
     names = dict.fromkeys(name for trial in trials for name in trial.hyperparameters)
     columns = {name: [t.hyperparameters[name] for t in trials if name in t.hyperparameters] for name in names}
     return {name: values for name, values in columns.items() if len(set(values)) > 1}
@@ -35,13 +39,9 @@ def importances(results: SearchResults, method: str) -> dict[str, float]:
 
     One that only some trials have, because of a condition, is not weighed: there is no common scale for it.
     """
-    trials = [trial for trial in results.trials if trial.method == method and fully_trained(trial)]
-    columns = {
-        name: values
-        for name, values in searched(results, method).items()
-        if all(name in trial.hyperparameters for trial in trials)
-    }
-    if len(trials) < FEWEST or not columns or len({_win_rate(trial) for trial in trials}) < 2:
+    trials = [trial for trial in results.trials if trial.method == method and trial.standing is not None]
+    columns = {name: values for name, values in _columns(trials).items() if len(values) == len(trials)}
+    if len(trials) < FEWEST or not columns or len({_objective(trial) for trial in trials}) < 2:
         return {}
     axes = {name: _axis(values) for name, values in columns.items()}
     level = optuna.logging.get_verbosity()
@@ -54,9 +54,9 @@ def importances(results: SearchResults, method: str) -> dict[str, float]:
         optuna.logging.set_verbosity(level)
 
 
-def _win_rate(trial: TrialResult) -> float:
-    assert trial.estimate is not None
-    return trial.estimate.win_rate
+def _objective(trial: TrialResult) -> float:
+    assert trial.standing is not None
+    return trial.standing.objective
 
 
 def _axis(values: list[Value]) -> BaseDistribution:
@@ -67,4 +67,4 @@ def _axis(values: list[Value]) -> BaseDistribution:
 
 def _frozen(trial: TrialResult, axes: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
     params = {name: trial.hyperparameters[name] for name in axes}
-    return optuna.trial.create_trial(value=_win_rate(trial), params=params, distributions=axes)
+    return optuna.trial.create_trial(value=_objective(trial), params=params, distributions=axes)

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from raypo.search.results import SearchResults
 from raypo.tracking import charts
-from raypo.tracking.compare import Comparison, caption, compare, figure
+from raypo.tracking.compare import Comparison, caption, compare, quoted
 from raypo.tracking.fronts import fronts
 from raypo.tracking.importance import searched
 from raypo.tracking.lineage import models, send_lineage
@@ -94,7 +94,7 @@ def _trials(results: SearchResults) -> tuple[list[str], list[list[Any]]]:
     head = ["trial", "method", "state", "fraction", *names, *FIGURES, "cost_s", "reason"]
     rows = []
     for trial in results.trials:
-        found = figure(trial) if trial.estimate else {}
+        found = quoted(trial) if trial.estimate else {}
         settings = [trial.hyperparameters.get(name) for name in names]
         known = [trial.name, trial.method, trial.state, trial.fraction, *settings]
         rows.append([*known, *(found.get(name) for name in FIGURES), trial.cost_s, reason(trial)])

@@ -138,7 +138,8 @@ def _hyperparameters(results: SearchResults) -> str:
     bars = chart(charts.importance_bars(results), "importance of each hyperparameter by method")
     if bars:
         note = (
-            "PED-ANOVA: which values set the best trials apart from the rest. With few trials, a hint and no more. "
+            f"PED-ANOVA: which values set the best trials by {compare(results).metric.title} apart from the rest. With "
+            "few trials, a hint and no more. "
             "What only some trials have, because of a condition, is not weighed."
         )
         parts.append(f"<h3>What mattered</h3>{bars}" + f'<p class="note">{text(note)}</p>')

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from raypo.search.results import SearchResults, TrialResult
-from raypo.tracking.compare import figure
+from raypo.tracking.compare import quoted
 
 LEFT_OUT = ("name", "methods", "storage")
 _SECRET_NAME = re.compile(r"(api_?key|secret|passw(or)?d|credential|(access|auth|hf|bearer)_token|^token$|^key$)", re.I)
@@ -109,7 +109,7 @@ def tags(trial: TrialResult) -> list[str]:
 
 def summary(trial: TrialResult) -> dict[str, Any]:
     """Return what a run is remembered by: its final estimate with interval, or why there is none."""
-    figures = figure(trial) if trial.estimate else {}
+    figures = quoted(trial) if trial.estimate else {}
     known = {"state": trial.state, "fraction": trial.fraction, "cost_s": trial.cost_s, "reason": reason(trial)}
     optimistic = {"win_rate_confirmed": trial.confirmed is not None} if trial.estimate else {}
     searched = {f"search/{name}": value for name, value in _search_figures(trial).items()}

@@ -10,9 +10,8 @@ from itertools import combinations
 
 from raypo.evaluation.paired import holm, paired_difference
 from raypo.search.results import SearchResults
-from raypo.tracking.compare import Comparison, winner
+from raypo.tracking.compare import Comparison, MethodRow, winner
 from raypo.tracking.record import quoted_scores
-from raypo.tracking.tables import number
 
 LEVEL = 0.05
 
@@ -59,17 +58,30 @@ def significance(results: SearchResults) -> list[Pair]:
 
 
 def verdict(comparison: Comparison, pairs: list[Pair]) -> str:
-    """Say in one sentence which method won, and whether the data can tell it from every other one."""
-    rows = sorted((row for row in comparison.rows if row.win_rate is not None), key=lambda row: -(row.win_rate or 0))
+    """Say in one sentence which method won, and whether the data can tell it from every other one.
+
+    The pairs are of win rates, and test no other objective.
+    """
+    rows = [row for row in comparison.rows if row.win_rate is not None]
     if not rows:
         return "No trial has been fully trained yet."
-    best, *others = rows
-    said = f"{best.method} is ahead with {number(best.win_rate, scale=100)} %"
+    best, *others = sorted(rows, key=_chosen_by, reverse=True)
+    metric = comparison.metric
+    if metric.name != "win_rate":
+        untested = (
+            "; by how much more than chance is not tested, for the pairs below are of win rates" if others else ""
+        )
+        return f"{best.method} is ahead with {metric.title} {metric.say(comparison.chosen_by(best))}{untested}."
+    said = f"{best.method} is ahead with {metric.say(best.win_rate)}"
     beaten = {worse for better, worse in (pair.order for pair in pairs if pair.certain) if better == best.method}
     unclear = [row.method for row in others if row.method not in beaten]
     if unclear:
         return f"{said}; these data cannot tell it from {_listed(unclear)}."
     return f"{said}, more than chance explains." if others else f"{said}."
+
+
+def _chosen_by(row: MethodRow) -> float:
+    return (row.win_rate if row.objective is None else row.objective) or 0.0
 
 
 def basis(comparison: Comparison) -> str:

@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.live import Live as Screen
 from rich.table import Table
 
+from raypo.evaluation.goals import as_measured, metric_of
 from raypo.search.driver import opened
 from raypo.search.folders import LIVE, read_json
 from raypo.search.lease import holder
 from raypo.search.reading import read_results
 from raypo.search.results import Evaluation, SearchResults, TrialResult
+from raypo.tracking.compare import goals_of
 from raypo.tracking.tables import configuration, number
 
 WATCH_EVERY_S = 1.0
@@ -54,7 +56,9 @@ def to_rich(results: SearchResults, driver: str | None, live: Live) -> Table:
     """A row per trial, in the order they were drawn."""
     running = f"run by {driver}" if driver else "not running"
     drawn = Table(title=results.name, caption=running, box=box.SIMPLE_HEAD)
-    for column in ("trial", "state", "done", "win rate %", "KL", "device-s", "configuration", "reason"):
+    goal = goals_of(results)[0]
+    chosen = [] if goal == "win_rate" else [metric_of(goal).column]
+    for column in ("trial", "state", "done", *chosen, "win rate %", "KL", "device-s", "configuration", "reason"):
         drawn.add_column(column, overflow="fold")
     for trial in results.trials:
         last = trial.estimate
@@ -64,6 +68,7 @@ def to_rich(results: SearchResults, driver: str | None, live: Live) -> Table:
             trial.name,
             now.get("stage", trial.state),
             f"{now.get('fraction', trial.fraction):.0%}",
+            *([_objective(last, goal)] if chosen else []),
             interval,
             number(last.kl, 2) if last else "–",
             number(trial.cost_s),
@@ -81,6 +86,7 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
         "state": trial.state,
         "fraction": trial.fraction,
         "hyperparameters": dict(trial.hyperparameters),
+        "objective": last.metrics.get("objective") if last else None,
         "win_rate": last.win_rate if last else None,
         "ci_low": last.ci_low if last else None,
         "ci_high": last.ci_high if last else None,
@@ -90,6 +96,11 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
         "cost_s": trial.cost_s,
         "reason": trial.reason,
     }
+
+
+def _objective(last: Evaluation | None, goal: str) -> str:
+    value = last.metrics.get("objective") if last else None
+    return metric_of(goal).write(None if value is None else as_measured(value, goal))
 
 
 def _interval(last: Evaluation) -> str:

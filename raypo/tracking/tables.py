@@ -18,11 +18,10 @@ from rich import box
 from rich.table import Table as RichTable
 
 from raypo.errors import StudyError
+from raypo.evaluation.goals import metric_of
 from raypo.json import dumps
 from raypo.tracking.compare import Comparison, MethodRow, as_json, caption
 
-RATES = ("win_rate", "lc_win_rate", "reward_accuracy")
-"""Metrics that are written in per cent."""
 FORMATS = ("markdown", "csv", "json", "latex")
 _LATEX = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "±": r"$\pm$", "β": r"$\beta$"})
 
@@ -66,17 +65,23 @@ def win_rate(row: MethodRow) -> str:
     return f"{number(row.win_rate, scale=100)} ± {number((row.ci_high - row.ci_low) / 2, scale=100)}"
 
 
+def chosen_by(comparison: Comparison, row: MethodRow) -> str:
+    """Write what a winner was chosen by; a win rate has its interval."""
+    metric = comparison.metric
+    return win_rate(row) if metric.name == "win_rate" else metric.write(comparison.chosen_by(row))
+
+
 def headline(comparison: Comparison) -> Table:
     """Tabulate one search: the best configuration per method and how its trials ended."""
-    chosen = comparison.goals[0] != "win_rate"
     named = ("method", "trial", "configuration", "win rate %", "95 % interval", "n", "KL", "length")
-    columns = (*named, comparison.goals[0]) if chosen else named
+    chosen = comparison.metric.column not in ("win_rate %", "kl", "length")
+    columns = (*named, comparison.metric.column) if chosen else named
     counts = ("finished", "pruned", "failed", "diverged")
     confirmed = any(row.confirmation for row in comparison.rows)
     beside = ("spread over seeds", "in the search %") if confirmed else ()
     rows = tuple(
         _cells(row)
-        + ((number(row.objective, 4),) if chosen else ())
+        + ((chosen_by(comparison, row),) if chosen else ())
         + (_confirmation(row) if confirmed else ())
         + tuple(str(getattr(row, state)) for state in counts)
         for row in comparison.rows
@@ -86,19 +91,14 @@ def headline(comparison: Comparison) -> Table:
 
 def front(comparison: Comparison) -> Table:
     """Tabulate the configurations that no other of their method beats in all objectives of a Pareto search."""
-    metrics = tuple(goal.removeprefix("-") for goal in comparison.goals)
+    metrics = tuple(metric_of(goal) for goal in comparison.goals)
     rows = tuple(
-        (p.method, p.trial, configuration(p.hyperparameters), *(measured(m, p.values[m]) for m in metrics), str(p.n))
+        (p.method, p.trial, configuration(p.hyperparameters), *(m.write(p.values[m.name]) for m in metrics), str(p.n))
         for p in comparison.front
     )
-    columns = ("method", "trial", "configuration", *(f"{m} %" if m in RATES else m for m in metrics), "n")
+    columns = ("method", "trial", "configuration", *(metric.column for metric in metrics), "n")
     said = f"No other trial of the method is as good in all of {', '.join(comparison.goals)} and better in one."
     return Table(f"{comparison.search}: front", columns, rows, said, words=3)
-
-
-def measured(metric: str, value: float) -> str:
-    """Write one figure of an evaluation: rates in per cent, others as they are."""
-    return number(value, scale=100) if metric in RATES else number(value, 2)
 
 
 def _confirmation(row: MethodRow) -> tuple[str, str]:
@@ -111,16 +111,20 @@ def _confirmation(row: MethodRow) -> tuple[str, str]:
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> Table:
-    """Tabulate several searches: a row per method, a column with its win rate per search."""
+    """Tabulate several searches: a row per method, a column per search with what its winners were chosen by."""
     methods = dict.fromkeys(row.method for comparison in comparisons for row in comparison.rows)
-    found = {(comparison.search, row.method): win_rate(row) for comparison in comparisons for row in comparison.rows}
+    found = {(c.search, row.method): chosen_by(c, row) for c in comparisons for row in c.rows}
     searches = tuple(comparison.search for comparison in comparisons)
     rows = tuple((method, *(found.get((search, method), "–") for search in searches)) for method in methods)
+    metrics = list(dict.fromkeys(comparison.metric for comparison in comparisons))
+    alike = len(metrics) == 1
+    heads = searches if alike else tuple(f"{c.search}: {c.metric.column}" for c in comparisons)
     said: dict[str, list[str]] = {}
     for comparison in comparisons:
         said.setdefault(caption(comparison), []).append(comparison.search)
     text = " ".join(words if len(said) == 1 else f"{', '.join(names)}: {words}" for words, names in said.items())
-    return Table("Win rate % by method and search", ("method", *searches), rows, text)
+    shown = metrics[0].axis if alike else "what each search chose its winners by"
+    return Table(f"By method and search: {shown}", ("method", *heads), rows, text)
 
 
 def tables(comparisons: Sequence[Comparison]) -> list[Table]:

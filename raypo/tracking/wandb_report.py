@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from raypo.errors import StorageError
-from raypo.evaluation.goals import FIGURES
+from raypo.evaluation.goals import metric_of
 from raypo.search.results import SearchResults
 from raypo.tracking.compare import caption, compare, goals_of
 from raypo.tracking.importance import is_log, searched
@@ -77,15 +77,15 @@ def panels(reports: ModuleType, results: SearchResults) -> list[Any]:
 
 def _goals(reports: ModuleType, results: SearchResults) -> list[Any]:
     """Return the first of several goals against each other one, but for win rate against KL."""
-    first, *others = (goal.removeprefix("-") for goal in goals_of(results))
+    first, *others = (metric_of(goal) for goal in goals_of(results))
     return [
         reports.ScatterPlot(
-            title=f"{first} against {other}",
-            x=reports.SummaryMetric(FIGURES.get(other, other)),
-            y=reports.SummaryMetric(FIGURES.get(first, first)),
+            title=f"{first.name} against {other.name}",
+            x=reports.SummaryMetric(other.key),
+            y=reports.SummaryMetric(first.key),
         )
         for other in others
-        if (first, other) != ("win_rate", "kl")
+        if (first.name, other.name) != ("win_rate", "kl")
     ]
 
 

@@ -12,7 +12,10 @@ from raypo.tracking.compare import as_json, caption, compare, winner
 from raypo.tracking.fronts import fronts
 from raypo.tracking.overview import figures
 from raypo.tracking.report import page
-from raypo.tracking.tables import headline, render, tables
+from raypo.tracking.significance import significance, verdict
+from raypo.tracking.status import as_json as status_json
+from raypo.tracking.status import to_rich
+from raypo.tracking.tables import headline, render, side_by_side, tables
 
 
 def with_objective(results: SearchResults, **keys: object) -> SearchResults:
@@ -85,6 +88,44 @@ def test_the_winner_is_chosen_by_the_metric_that_was_maximised(results: SearchRe
     assert (row.trial, row.objective) == (finished[-1], values[finished[-1]])
     assert "score" in headline(comparison).columns
     assert caption(comparison).endswith("Winners by score.")
+
+
+def by_controlled_rate(results: SearchResults) -> SearchResults:
+    """A search for the length-controlled win rate, whose methods stand the other way round than by the win rate."""
+    rates = {"dpo": 0.62, "ipo": 0.70, "simpo": 0.50, "epsilon_dpo": 0.48}
+    trials = tuple(
+        measured(t, objective=rates[t.method] - t.number / 1000, lc_win_rate=rates[t.method]) if t.history else t
+        for t in results.trials
+    )
+    return with_objective(replace(results, trials=trials), metric="lc_win_rate")
+
+
+def test_the_method_that_is_ahead_is_so_by_what_was_maximised(results: SearchResults) -> None:
+    searched = by_controlled_rate(results)
+    said = verdict(compare(searched), significance(searched))
+    assert said.startswith("ipo is ahead with length-controlled win rate 70.0 %; by how much more than chance is not")
+    alone = replace(compare(searched), rows=compare(searched).rows[:1])
+    assert verdict(alone, []) == "dpo is ahead with length-controlled win rate 62.0 %."
+    near = tuple(measured(t, objective=-t.history[-1].kl) if t.history else t for t in results.trials)
+    searched = with_objective(replace(results, trials=near), pareto=["-kl", "win_rate"])
+    first = min((winner(near, method) for method in results.methods), key=lambda trial: trial.estimate.kl)
+    said = verdict(compare(searched), significance(searched))
+    assert said.startswith(f"{first.method} is ahead with KL to the reference {first.estimate.kl:.2f} nats;")
+
+
+def test_what_was_maximised_is_written_in_its_unit_in_every_table(results: SearchResults) -> None:
+    searched = by_controlled_rate(results)
+    comparison = compare(searched)
+    place = headline(comparison).columns.index("lc_win_rate %")
+    assert [row[place] for row in headline(comparison).rows] == ["62.0", "70.0", "50.0", "48.0"]
+    both = side_by_side([comparison, compare(replace(results, name="other"))])
+    assert both.columns == ("method", "rhymes: lc_win_rate %", "other: win_rate %")
+    assert both.rows[1][1] == "70.0"
+    assert "length-controlled win rate, %" in side_by_side([comparison, comparison]).title
+    shown = to_rich(searched, None, {})
+    column = next(c for c in shown.columns if c.header == "lc_win_rate %")
+    assert next(iter(column.cells)) == "62.0"
+    assert status_json(searched, None, {})["trials"][0]["objective"] == 0.62
 
 
 def test_a_trial_that_was_raced_out_wins_over_no_fully_judged_one(results: SearchResults) -> None:

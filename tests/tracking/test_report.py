@@ -135,6 +135,15 @@ def test_importance_finds_the_hyperparameter_that_mattered(results: SearchResult
     assert list(shares) == ["beta", "lr"]
     assert shares["beta"] > 0.9
     assert importances(replace(results, trials=tuple(trials[:4])), "dpo") == {}
+    open_ = replace(template, name="dpo-0040", state="waiting", history=(), hyperparameters={"beta": 50.0, "lr": 0.0})
+    assert importances(replace(results, trials=(*trials, open_)), "dpo") == shares, "it has shown nothing yet"
+    for_rate = tuple(
+        replace(
+            t, history=(replace(t.history[-1], metrics={"objective": -abs(np.log10(t.hyperparameters["lr"]) + 4)}),)
+        )
+        for t in trials
+    )
+    assert importances(replace(results, trials=for_rate), "dpo")["lr"] > 0.9, "the objective counts, not the win rate"
 
 
 def test_axes_are_logarithmic_where_values_spread_over_a_decade() -> None:
