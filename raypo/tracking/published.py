@@ -1,7 +1,8 @@
 """Figures that papers print, and ours beside them.
 
 A paper's figure belongs to a method and often to one point of its space (a share of the data, a beta); ours beside it
-is of the best fully trained trial there. Nothing is rescaled: a row says what each side measured.
+is of the best fully trained trial there, confirmed on unseen prompts where such a trial was. Nothing is rescaled: a row
+says what each side measured, and ours on which prompts.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ from typing import Any
 
 from raypo import yaml
 from raypo.errors import StudyError
+from raypo.evaluation.metrics import METRICS, Metric
 from raypo.search.results import Evaluation, SearchResults, TrialResult, Value
-from raypo.tracking.compare import caption, compare, fully_trained
+from raypo.tracking.compare import compare, fully_trained, judged_by, quoted, winner
 from raypo.tracking.tables import Table, number, plain, to_latex, to_markdown
 
 PAPERS = "papers"
 FILE = Path("search_spaces", "studies", "published.yaml")
 SCHEDULE = "schedule"
 """The name under which a point says how much of the schedule was trained."""
-OURS = {
-    "win_rate": ("win rate %", 100.0, 1),
-    "lc_win_rate": ("LC win rate %", 100.0, 1),
-    "score": ("mean mark", 1.0, 3),
-}
-COLUMNS = ("search", "table", "method", "at", "measured", "published", "ours", "± 95 %", "n", "trial")
+OURS = ("win_rate", "lc_win_rate", "score")
+"""Metrics of ours that papers print figures of."""
+CONFIRMED, SEARCHED = "confirmed", "search"
+COLUMNS = ("search", "table", "method", "at", "measured", "published", "ours", "± 95 %", "n", "trial", "basis")
 GROUP = {"paper", "table", "study", "metric", "ours", "along", "at", "values"}
+
+
+Best = tuple[Mapping[str, Any], TrialResult, str]
+"""Figures of a trial by name, the trial, and which prompts they were measured on."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ def find(named: str) -> Path:
         StudyError: there is no such file.
     """
     if named != PAPERS:
+        if not Path(named).is_file():
+            raise StudyError(f"--against {named}: no such file; give {PAPERS}, or a file of published figures")
         return Path(named)
     places = (Path.cwd() / FILE, Path(__file__).parents[2] / FILE)
     found = next((place for place in places if place.is_file()), None)
@@ -67,7 +73,7 @@ def read_published(path: Path) -> tuple[Published, ...]:
     """All figures of a file.
 
     Raises:
-        StudyError: the file is missing, or a group of it lacks something or has a key too many.
+        StudyError: the file is missing, or a group of it lacks something, has a key too many or a wrong value.
     """
     groups = yaml.load_file(path)
     if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
@@ -83,12 +89,27 @@ def _figures(group: Mapping[str, Any], where: str) -> Iterator[Published]:
         raise StudyError(f"{where}: lacks {sorted(missing)}, has unknown {sorted(unknown)}; allowed: {sorted(GROUP)}")
     if group["ours"] is not None and group["ours"] not in OURS:
         raise StudyError(f"{where}: ours: got {group['ours']!r}; allowed: {', '.join(OURS)}, null")
-    same = {name: group[name] for name in ("paper", "table", "study", "metric", "ours")}
-    at, along = dict(group.get("at") or {}), group.get("along")
-    for method, values in group["values"].items():
-        points = [({**at, str(along): place}, value) for place, value in values.items()] if along else [(at, values)]
-        for point, value in points:
-            yield Published(**same, method=method, at=point, value=float(value))
+    same = {name: str(group[name]) for name in ("paper", "table", "study", "metric")}
+    at, along = _mapping(group.get("at") or {}, f"{where}: at"), group.get("along")
+    for method, values in _mapping(group["values"], f"{where}: values").items():
+        place = f"{where}: values.{method}"
+        along_it = _mapping(values, f"{place}, along {along}") if along else {}
+        for point, value in [({**at, str(along): p}, v) for p, v in along_it.items()] if along else [(at, values)]:
+            yield Published(**same, ours=group["ours"], method=str(method), at=point, value=_number(value, place))
+
+
+def _mapping(found: Any, where: str) -> Mapping[Any, Any]:
+    if not isinstance(found, Mapping):
+        raise StudyError(f"{where}: got {found!r}; give a value to each name, as in {{dpo: 61.5}}")
+    return found
+
+
+def _number(found: Any, where: str) -> float:
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise StudyError(
+            f"{where}: got {found!r}; a published figure is a number, or give along and a number at each point"
+        )
+    return float(found)
 
 
 def beside(results: Sequence[SearchResults], published: Sequence[Published]) -> Table:
@@ -101,9 +122,11 @@ def beside(results: Sequence[SearchResults], published: Sequence[Published]) -> 
         rows += [_row(result, figure) for figure in wanted]
         others = [method for method in result.methods if method not in {figure.method for figure in wanted}]
         rows += [_row(result, _unpublished(result, method)) for method in others]
-    said = dict.fromkeys(caption(compare(result)) for result in results)
+    said = dict.fromkeys(f"{judged_by(compare(result))}." for result in results)
     source = f"Published: {', '.join(papers)}." if papers else f"No figures are recorded for {_names(results)}."
-    return Table("Ours beside published figures", COLUMNS, tuple(rows), f"{source} Ours: {' '.join(said)}", words=5)
+    basis = f"{CONFIRMED}: measured on unseen prompts; {SEARCHED}: on those that chose it, optimistic."
+    text = f"{source} Ours: {' '.join(said)} {basis}"
+    return Table("Ours beside published figures", COLUMNS, tuple(rows), text, words=5)
 
 
 def render(table: Table, style: str) -> str:
@@ -121,7 +144,8 @@ def render(table: Table, style: str) -> str:
 
 def _row(result: SearchResults, theirs: Published) -> tuple[str, ...]:
     at = " ".join(f"{name}={plain(value)}" for name, value in theirs.at.items())
-    measured = " / ".join([theirs.metric, *([OURS[theirs.ours][0]] if theirs.ours else [])]).removeprefix(" / ")
+    metric = METRICS.get(theirs.ours or "")
+    measured = " / ".join(filter(None, [theirs.metric, f"{metric.title} {metric.unit}".strip() if metric else ""]))
     return (
         result.name,
         theirs.table,
@@ -133,22 +157,34 @@ def _row(result: SearchResults, theirs: Published) -> tuple[str, ...]:
     )
 
 
-def _ours(result: SearchResults, theirs: Published) -> tuple[str, str, str, str]:
-    """(figure, half of its interval, n, trial) of our best trial at that point."""
-    nothing = ("–", "–", "–", "–")
+def _ours(result: SearchResults, theirs: Published) -> tuple[str, str, str, str, str]:
+    """(figure, half of its interval, n, trial, basis) of our best trial at that point."""
+    nothing = ("–", "–", "–", "–", "–")
     if theirs.ours is None:
         return nothing
+    metric = METRICS[theirs.ours]
     there = [trial for trial in result.trials if trial.method == theirs.method and _is_at(result, trial, theirs.at)]
-    measured = [
-        (_measured(evaluation, theirs.ours), evaluation, trial) for trial, evaluation in _ends(there, theirs.at)
-    ]
-    best = max((m for m in measured if math.isfinite(m[0][0])), key=lambda m: m[0][0], default=None)
+    best = _confirmed(there, theirs) or _searched(there, theirs, metric)
     if best is None:
         return nothing
-    (value, low, high), evaluation, trial = best
-    _, scale, digits = OURS[theirs.ours]
-    half = number((high - low) / 2, digits, scale)
-    return number(value, digits, scale), half, str(evaluation.n), trial.name
+    figures, trial, basis = best
+    value, low, high = (figures.get(name, math.nan) for name in (metric.key, *(metric.interval or ("", ""))))
+    return metric.write(value), metric.write((high - low) / 2), str(figures["n"]), trial.name, basis
+
+
+def _confirmed(there: Sequence[TrialResult], theirs: Published) -> Best | None:
+    """The winner on unseen prompts; a confirmation has win rates alone, and those of the whole schedule."""
+    best = winner(there, theirs.method)
+    if best is None or best.confirmed is None or theirs.ours != "win_rate" or SCHEDULE in theirs.at:
+        return None
+    return quoted(best), best, CONFIRMED
+
+
+def _searched(there: Sequence[TrialResult], theirs: Published, metric: Metric) -> Best | None:
+    """The best on the search's own prompts, by the figure that is compared."""
+    found = [({**end.metrics, **vars(end)}, trial, SEARCHED) for trial, end in _ends(there, theirs.at)]
+    able = [best for best in found if math.isfinite(best[0].get(metric.key, math.nan))]
+    return max(able, key=lambda best: best[0][metric.key], default=None)
 
 
 def _ends(trials: Sequence[TrialResult], at: Mapping[str, Value]) -> Iterator[tuple[TrialResult, Evaluation]]:
@@ -157,15 +193,6 @@ def _ends(trials: Sequence[TrialResult], at: Mapping[str, Value]) -> Iterator[tu
         found = [e for e in trial.history if math.isclose(e.fraction, float(at.get(SCHEDULE, 1.0)), abs_tol=1e-6)]
         if found:
             yield trial, found[-1]
-
-
-def _measured(evaluation: Evaluation, ours: str) -> tuple[float, float, float]:
-    """(figure, low, high), nan where an evaluation has none."""
-    if ours == "win_rate":
-        return evaluation.win_rate, evaluation.ci_low, evaluation.ci_high
-    names = (ours, "lc_ci_low", "lc_ci_high") if ours == "lc_win_rate" else (ours, "", "")
-    value, low, high = (evaluation.metrics.get(name, math.nan) for name in names)
-    return value, low, high
 
 
 def _is_at(result: SearchResults, trial: TrialResult, at: Mapping[str, Value]) -> bool:

@@ -41,7 +41,7 @@ def test_ours_is_the_best_fully_trained_trial(mine: SearchResults, tmp_path: Pat
     assert best is not None
     assert best.estimate is not None
     assert by_method["dpo"][5:7] == ("61.5", f"{100 * best.estimate.win_rate:.1f}")
-    assert by_method["dpo"][8:] == (str(best.estimate.n), best.name)
+    assert by_method["dpo"][8:] == (str(best.estimate.n), best.name, "search")
     assert by_method["simpo"][5] == "–", "a method without a published figure still has its row"
     assert list(by_method) == ["dpo", "ipo", "simpo", "epsilon_dpo"]
 
@@ -57,7 +57,7 @@ def test_a_figure_at_a_point_is_compared_there(mine: SearchResults, tmp_path: Pa
     study = {**mine.study, "methods": {**mine.study["methods"], "dpo": {"tau": 0.1}}}
     mine = replace(mine, study=study)
     found = [
-        row[-1] for row in beside([mine], read_published(written(tmp_path, at, nowhere, fixed))).rows if row[2] == "dpo"
+        row[9] for row in beside([mine], read_published(written(tmp_path, at, nowhere, fixed))).rows if row[2] == "dpo"
     ]
     best = winner(mine.trials, "dpo")
     assert best is not None
@@ -74,7 +74,20 @@ def test_a_checkpoint_on_the_way_is_compared_with_ours_on_the_way(mine: SearchRe
 
 def test_what_we_do_not_measure_stands_alone(mine: SearchResults, tmp_path: Path) -> None:
     row = beside([mine], read_published(written(tmp_path, {**GROUP, "ours": None}))).rows[0]
-    assert row[5:] == ("61.5", "–", "–", "–", "–")
+    assert row[5:] == ("61.5", "–", "–", "–", "–", "–")
+
+
+def test_ours_is_the_confirmed_figure_where_the_best_there_was_confirmed(mine: SearchResults, tmp_path: Path) -> None:
+    best = {method: winner(mine.trials, method) for method in ("dpo", "ipo")}
+    unseen = {"win_rate": 0.55, "ci_low": 0.5, "ci_high": 0.6, "n": 300, "seeds": 2, "kl": 3.0, "length": 20.0}
+    trials = tuple(replace(t, confirmation=unseen) if t == best["dpo"] else t for t in mine.trials)
+    half = {**GROUP, "along": "schedule", "values": {"dpo": {2 / 3: 40.0}}}
+    table = beside([replace(mine, trials=trials)], read_published(written(tmp_path, GROUP, half)))
+    dpo, ipo, part, *_ = table.rows
+    assert dpo[6:] == ("55.0", "5.0", "300", best["dpo"].name, "confirmed")
+    assert ipo[6:] == (f"{100 * best['ipo'].estimate.win_rate:.1f}", ipo[7], "120", best["ipo"].name, "search")
+    assert (part[2], part[-1]) == ("dpo", "search"), "no confirmation is measured on the way"
+    assert "search: on those that chose it, optimistic" in table.caption
 
 
 def test_formats_and_a_study_without_figures(mine: SearchResults, tmp_path: Path) -> None:
@@ -94,8 +107,24 @@ def test_a_wrong_file_is_refused(tmp_path: Path) -> None:
         read_published(written(tmp_path, lacking))
     with pytest.raises(StudyError, match="ours: got 'wins'"):
         read_published(written(tmp_path, {**GROUP, "ours": "wins"}))
-    with pytest.raises(StudyError, match="no such file"):
+    with pytest.raises(StudyError, match="no such file; give papers, or a file of published figures"):
         read_published(find(str(tmp_path / "none.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"values": 5}, "group 1: values: got 5"),
+        ({"values": {"dpo": "n/a"}}, "values.dpo: got 'n/a'; a published figure is a number"),
+        ({"values": {"dpo": {0.5: 1.0}}}, "values.dpo: got {0.5: 1.0}; a published figure is a number"),
+        ({"at": 5}, "group 1: at: got 5"),
+        ({"ours": ["x"]}, r"ours: got \['x'\]"),
+        ({"along": "beta"}, "values.dpo, along beta: got 61.5"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(tmp_path: Path, wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(StudyError, match=said):
+        read_published(written(tmp_path, {**GROUP, **wrong}))
 
 
 def test_the_papers_figures_belong_to_studies_and_their_methods() -> None:
