@@ -163,10 +163,12 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
 def discard_if_empty(search: SearchFolder, taken: Collection[str] = ()) -> None:
     """Remove a search that failed before a trial was drawn, so that its name is free again for the mended study.
 
-    Trials that a fork has `taken` over were drawn in another search, which keeps them.
+    Trials that a fork has `taken` over were drawn in another search, which keeps them; once the fork is prepared, it
+    may have confirmed some.
     """
-    drawn = search.begun and any(row.name not in taken for row in search.ledger.rows())
-    if drawn or holder(search.copy) is not None:
+    prepared = origins_file(search.path).exists()
+    own = search.begun and any(prepared or row.name not in taken for row in search.ledger.rows())
+    if own or holder(search.copy) is not None:
         return
     if search.settings["ledger"]:
         _forget(search.ledger)

@@ -14,9 +14,9 @@ from raypo.cli import running, steering
 from raypo.cli.common import app
 from raypo.errors import ClusterError, StorageError, StudyError
 from raypo.search.commands import Commands
-from raypo.search.folders import artifact_store
+from raypo.search.folders import artifact_store, origins_file, write_json
 from raypo.search.jobs import Job
-from raypo.search.searches import create, opened
+from raypo.search.searches import SearchFolder, create, opened
 from raypo.study import build
 
 
@@ -130,6 +130,23 @@ def test_a_fork_is_looked_at_first_and_lies_beside_the_old_search(
     raypo(kept, "fork", "played", "third", "--set", "storage=apart")
     assert len(opened("apart", "third").ledger.rows()) == 4
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_fork_that_has_no_trial_of_its_own_keeps_what_it_confirmed_when_its_driver_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Played(new(tmp_path)).run()
+    confirmation = {"win_rate": 0.6, "ci_low": 0.5, "ci_high": 0.7, "n": 8, "seeds": 1, "spread": 0.0, "failed": {}}
+
+    def fails(found: SearchFolder, *_: object) -> None:
+        write_json(origins_file(found.path), {})  # the preparation has ended
+        found.ledger.confirm(found.ledger.row("dpo-0000"), confirmation)
+        raise ClusterError("no slot is left")
+
+    monkeypatch.setattr(steering, "run", fails)
+    with pytest.raises(ClusterError):
+        raypo(tmp_path, "fork", "played", "confirmed", "--set", "confirm.top=1")
+    assert opened(str(tmp_path), "confirmed").ledger.row("dpo-0000").confirmation == confirmation
 
 
 def test_artifacts_are_listed_and_those_out_of_use_removed(tmp_path: Path) -> None:
