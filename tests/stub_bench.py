@@ -77,13 +77,13 @@ class StubBench:
             "length": 1.0,
         }
         state = "finished" if job.until >= 1 else "running"
-        if job.confirm and rank() == 0:
+        if job.until >= 1 and rank() == 0:
             self._answer(folder, value)
             figures |= {"judge": "stub", "opponent": "start"}
         return Outcome(job.trial, state, job.until, step, figures, self._cost(began), str(saved))
 
     def _answer(self, folder: Path, value: float) -> None:
-        """Verdicts on ten unseen prompts that come to the value, for a confirmation pools them."""
+        """Verdicts on ten prompts that come to the value, for a confirmation pools them, as further seeds are."""
         texts = [f"unseen {i}" for i in range(10)]
         append(
             folder / "completions.parquet",

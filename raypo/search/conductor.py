@@ -107,6 +107,8 @@ class LedgerConductor:
                 return False
             row = self.running[trial_id]
             self.job_s.pop(row.name, None)
+            if self.ledger.row(row.name).over:
+                return False  # Tune tells what ended a trial once more where that had jobs left
             self.search.pull_trials(outcome.trial)
             self.hinder(outcome)
             if outcome.state == "stopped":

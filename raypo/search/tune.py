@@ -101,7 +101,7 @@ class LedgerScheduler(_Asking, FIFOScheduler):
         return TrialScheduler.CONTINUE if keep else TrialScheduler.STOP
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """The last result of a trial that ends by itself arrives here alone."""
+        """The last result of a trial that ends by itself arrives here alone, one that it was stopped at again."""
         self._conductor.heard(trial.trial_id, result["rung"], _outcome(result))
         forget_ended(tune_controller)
 

@@ -115,7 +115,11 @@ class Played:
     def _trial(self, trial_id: str, config: dict[str, Any]) -> None:
         for rung in range(config["rung"], len(config["jobs"])):
             outcome = self._do(Job(**config["jobs"][rung]))
-            if not self.conductor.heard(trial_id, rung, outcome) or outcome.state not in ("running", "finished"):
+            last = rung + 1 == len(config["jobs"]) or outcome.state not in ("running", "finished")
+            goes_on = self.conductor.heard(trial_id, rung, outcome)
+            if not goes_on and not last:
+                self.conductor.heard(trial_id, rung, outcome)  # Tune tells what it is to stop at once more
+            if not goes_on or last:
                 break
         self.conductor.left(trial_id, error=False)
 

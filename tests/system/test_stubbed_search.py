@@ -42,6 +42,15 @@ def test_every_trial_runs_once_and_the_best_wins(stub_study: Study) -> None:
     assert not (results.folder / "driver.lease").exists()
 
 
+def test_a_search_whose_promising_trials_alone_are_repeated_runs_to_its_end(tmp_path: Path) -> None:
+    wanted = {**STUB["search"], "trials": 4, "repeats": {"seeds": 2, "promising_only": True}}
+    study = build({**STUB, "storage": str(tmp_path), "search": wanted}, "stub")
+    results, _ = run_stub(driver.create(study), study)
+    assert Counter(trial.state for trial in results.trials) == {"finished": 8}
+    repeated = {path.parent.name.partition(".")[0] for path in results.folder.glob("trials/*.r1/work.log")}
+    assert 0 < len(repeated) < 8, "some lead their method when they end, and some do not"
+
+
 def test_waiting_trials_leave_the_cluster_to_the_slots(stub_study: Study) -> None:
     study = build({**STUB, "storage": stub_study.storage, "search": {**STUB["search"], "trials": 6}}, "stub")
     free: list[float] = []
