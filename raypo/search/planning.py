@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raypo import yaml
@@ -21,6 +21,7 @@ from raypo.search.forecast import Memory, Probe, memory_of, probe
 from raypo.search.materials import Materials
 from raypo.search.questions import Questions, questions_of
 from raypo.search.remote import WorkingCopy
+from raypo.search.rows import Row
 from raypo.search.searches import opened, targets
 from raypo.search.trialing import optimisation_of
 from raypo.spaces import Space, Value
@@ -105,18 +106,23 @@ def device_s(study: Study, found: Probe, label: str, tokens: int) -> float:
 
 
 def earlier(study: Study) -> tuple[dict[str, float], str] | None:
-    """Median device-seconds of the methods in the newest search that trained the same, with its name."""
+    """Median device-seconds of one training of each method in the newest search that trained the same, with its name."""
     names = WorkingCopy(location_of(study.storage, study.name)).neighbours()
     known_ones = [opened(study.storage, name) for name in names]
     for search in sorted(known_ones, key=lambda search: -(search.path / "search.json").stat().st_mtime):
         if not _trains_the_same(study.written(), yaml.load_file(search.path / "study.yaml")):
             continue
-        accounts = Accounts(search.ledger.rows())
+        accounts = Accounts(replace(row, cost_s=_own_seed_s(row)) for row in search.ledger.rows())
         costs = {label: accounts.typical(label) for label in study.methods}
         known = {label: cost for label, cost in costs.items() if cost is not None}
         if known:
             return known, f"what trials of {search.name} cost"
     return None
+
+
+def _own_seed_s(row: Row) -> float:
+    """Device-seconds of a trial's own seed, for a plan counts further ones as trainings too."""
+    return sum(entry["cost_s"] for name, entry in row.attributes.items() if name.startswith("evaluation:"))
 
 
 def _trains_the_same(one: Mapping[str, Any], other: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from played import Played
+from test_repeats import judged
 
 from raypo.search import searches
 from raypo.search.forecast import GIB, Memory, model_states
@@ -88,6 +89,14 @@ def test_an_earlier_search_tells_what_trials_cost(tmp_path: Path) -> None:
     assert earlier(study_with(tmp_path, training={"epochs": 3})) is None
     made = plan(study, lambda _: None)
     assert made.device_hours == pytest.approx(3 * 120 / 3600)
+
+
+def test_an_earlier_search_with_several_seeds_tells_what_one_of_them_costs(tmp_path: Path) -> None:
+    study = study_with(tmp_path, search={"repeats": {"seeds": 3}})
+    search = searches.create(study, "before")
+    Played(search, outcome=lambda job: judged(search.path, job)).run()
+    assert {row.cost_s for row in search.ledger.rows()} == {1.0 + 1.0 + 3 * 2.0}
+    assert earlier(study) == ({"dpo": 4.0, "orpo": 4.0}, "what trials of before cost")
 
 
 def test_a_budget_bounds_hours_and_seeds_and_confirmation_count(tmp_path: Path) -> None:
