@@ -134,13 +134,20 @@ def _conductor(search: SearchFolder, study: Study, ledger: Ledger, cluster: Clus
 def _round(
     conductor: LedgerConductor, search: SearchFolder, cluster: Cluster, steering: Steering, watcher: Watcher
 ) -> bool:
-    """Run trials, then the finals; whether a command has meanwhile asked for more."""
+    """Run trials, then the finals; whether a command has meanwhile asked for more, or has left the finals for later."""
     tune.run(conductor, conductor.concurrent, str(search.path / "ray"))
     cluster.check()
     if not conductor.stopping:
-        with steering.off_the_clock():
-            _finals(conductor, search, cluster, watcher)
+        try:
+            with steering.off_the_clock():
+                _finals(conductor, search, cluster, watcher)
+        except _LeftForLater:
+            return True
     return conductor.halted or conductor.open
+
+
+class _LeftForLater(Exception):
+    """A command came before all jobs of the finals were done."""
 
 
 def _finals(conductor: LedgerConductor, search: SearchFolder, cluster: Cluster, watcher: Watcher) -> None:
@@ -161,8 +168,12 @@ def _finals(conductor: LedgerConductor, search: SearchFolder, cluster: Cluster, 
 def _done(conductor: LedgerConductor, cluster: Cluster, search: SearchFolder, jobs: Sequence[Job]) -> Iterator[Outcome]:
     """Have the slots do some jobs; their outcomes as they come, with what they wrote.
 
-    Where the search is stopped or paused, those that are not done checkpoint and are left for later.
+    Where the search is stopped or paused, those that are not done checkpoint.
+
+    Raises:
+        _LeftForLater: some are not done.
     """
+    left = len(jobs)
     waiting = [cluster.pool.submit.remote(job) for job in ([] if conductor.stopping or conductor.halted else jobs)]
     while waiting:
         done, waiting = ray.wait(waiting, num_returns=1, timeout=LOOK_EVERY_S)
@@ -173,10 +184,13 @@ def _done(conductor: LedgerConductor, cluster: Cluster, search: SearchFolder, jo
         for outcome in ray.get(done):
             conductor.hinder(outcome)
             if outcome.state != "stopped":
+                left -= 1
                 search.pull_trials(outcome.trial)
                 yield outcome
     for job in jobs:
         cluster.forget(job.trial)
+    if left:
+        raise _LeftForLater
 
 
 def _prepare(cluster: Cluster, watcher: Watcher) -> None:

@@ -185,6 +185,23 @@ def test_a_search_that_is_stopped_while_it_confirms_confirms_the_rest_when_it_go
     assert {tuple(sorted(set(log.read_text().split()), key=int)) for log in logs} == {tuple(map(str, range(12)))}
 
 
+def test_a_search_that_is_paused_while_it_confirms_confirms_the_rest_when_it_goes_on(tmp_path: Path) -> None:
+    study = build({**STUB, "storage": str(tmp_path), "confirm": {"top": 2, "seeds": 2}}, "stub")
+    search = driver.create(study)
+    (search.path / "step_s").write_text("0.1")
+
+    class Pauses(Silent):
+        def stage(self, text: str) -> None:
+            if text.startswith("confirming") and not Commands(search.ledger).all():
+                Commands(search.ledger).send("pause", trial=None)
+            if text.startswith("pausing"):
+                Commands(search.ledger).send("resume", trial=None)
+
+    driver.run(search, study, Pauses(), bench="stub_bench:StubBench")
+    assert [command.answer for command in Commands(search.ledger).all()][1:] == ["going on"]
+    assert len([row for row in search.ledger.rows() if row.confirmation is not None]) == 4
+
+
 def test_a_slot_that_is_given_up_hands_back_what_it_held(tmp_path: Path) -> None:
     class Broken(Slot):
         def _fit(self) -> None:
