@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from raypo.search.rows import Row
+from raypo.search.rows import ADOPTED, Row
 from raypo.study import Study
 
 Fair = Literal["trials", "gpu_hours"]
@@ -29,6 +29,7 @@ class Accounts:
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self._costs: dict[str, float] = {}
         self._totals: dict[str, float] = {}
+        self._adopted: dict[str, float] = {}
         self._finished: dict[str, list[float]] = {}
         for row in rows:
             self.update(row)
@@ -40,6 +41,8 @@ class Accounts:
         change = row.cost_s - self._costs.get(row.name, 0.0)
         self._costs[row.name] = row.cost_s
         self._totals[row.label] = self._totals.get(row.label, 0.0) + change
+        if ADOPTED in row.attributes:
+            self._adopted[row.label] = self._adopted.get(row.label, 0.0) + change
 
     def finished(self, row: Row) -> None:
         """A fully trained trial says what the next ones of its method will cost."""
@@ -48,6 +51,14 @@ class Accounts:
     def spent(self, label: str | None = None) -> float:
         """Device-seconds of a method, or of all."""
         return sum(self._totals.values()) if label is None else self._totals.get(label, 0.0)
+
+    def spent_here(self, label: str) -> float:
+        """Device-seconds of a method but for what another search has trained."""
+        return self.spent(label) - self._adopted.get(label, 0.0)
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self._totals)
 
     def typical(self, label: str) -> float | None:
         """Median cost of a method's finished trials."""
@@ -145,7 +156,7 @@ class Position:
             if self.wall_s + ready_s > budget.wall_s:
                 return False
         if budget.fair == "gpu_hours":
-            others = self.accounts.spent() - sum(self.accounts.spent(other) for other in self.counts)
+            others = sum(self._had(other) for other in self.accounts.labels if other not in self.counts)
             quota = (budget.whole_s - others) / len(self.counts)
             return self._share(label) + cost <= quota and cost <= self._left()
         # Equal trials: a round begins only when every method can have its trial of it, and of those before it.
@@ -170,4 +181,9 @@ class Position:
     def _share(self, label: str) -> float:
         """What a method has had and is about to have."""
         mine = [flight for flight in self.running if flight.label == label]
-        return self.accounts.spent(label) + sum(flight.job_s + self._ahead(flight) for flight in mine)
+        return self._had(label) + sum(flight.job_s + self._ahead(flight) for flight in mine)
+
+    def _had(self, label: str) -> float:
+        """What a method has had of the budget; hours of the clock went by for none that was taken over."""
+        by_clock = self.budget.wall_s is not None
+        return self.accounts.spent_here(label) if by_clock else self.accounts.spent(label)

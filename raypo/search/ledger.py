@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raypo.errors import StorageError
 from raypo.search.clock import BEGAN
 from raypo.search.jobs import Outcome
-from raypo.search.rows import Known, Row, renamed, replaced_by, row_of, trial_name
+from raypo.search.rows import ADOPTED, Known, Row, renamed, replaced_by, row_of, trial_name
 from raypo.search.samplers import RepeatableSampler
 from raypo.search.storage import open_storage
 from raypo.search.view import Space
@@ -134,7 +134,7 @@ class Ledger:
                 values=old.values,
                 params=params,
                 distributions=dict(space),
-                user_attrs={**kept, "source": source},
+                user_attrs={**kept, "source": source, ADOPTED: True},
                 intermediate_values=old.intermediate_values,
             )
         )

@@ -13,6 +13,9 @@ from raypo.search.ranking import Standing, standing_of
 
 _STATES = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting", TrialState.COMPLETE: "finished"}
 
+ADOPTED = "adopted"
+"""The attribute of a trial that another search has trained."""
+
 
 @dataclass(frozen=True)
 class Row:

@@ -13,6 +13,7 @@ from played import Played, new, study_in
 from raypo.errors import StudyError
 from raypo.search import searches
 from raypo.search.budget import Accounts, Budget, Flight, Position
+from raypo.search.forking import fork
 from raypo.search.jobs import Job
 from raypo.search.ledger import Row
 from raypo.study import build
@@ -92,6 +93,15 @@ def test_hours_of_the_clock_count_over_drivers(tmp_path: Path) -> None:
     again.steering.tick()
     assert again.conductor.wall_s >= 1.2, "the first driver's hours are gone"
     assert len(again.run().states) <= len(played.states) + 4
+
+
+def test_hours_of_the_clock_are_not_taken_up_by_trials_of_another_search(tmp_path: Path) -> None:
+    Played(old := new(tmp_path), cost=cost).run()
+    hours = ["search.trials=null", "search.budget.wall_hours=0.06", "search.fair=gpu_hours"]
+    made = fork(old, "new", hours)
+    played = Played(made.search, cost=cost).run()
+    counts = Counter(row.label for row in played.rows.values() if row.name not in made.taken.values())
+    assert counts == {"dpo": 1, "ipo": 3}, "108 s of the 216 each"
 
 
 def position(budget: Budget, *, running: tuple[Flight, ...] = (), wall_s: float = 0.0) -> Position:
