@@ -22,6 +22,11 @@ def unmeasurable(study: Study) -> Iterator[str]:
         yield from _no_score(study)
     if study.objective.pareto is not None:
         yield from _no_front(study)
+    elif study.search.pruner == "wilcoxon" and study.objective.metric != "win_rate":
+        yield (
+            f"search.pruner: wilcoxon compares win rates prompt by prompt, the objective is {study.objective.metric}; "
+            "prune by median, or maximise win_rate"
+        )
     if study.objective.racing:
         yield from _no_race(study)
     if study.objective.engine == "vllm" and not installed("vllm"):
