@@ -14,7 +14,7 @@ from raypo.evaluation.win_rate import estimate
 from raypo.search.folders import trial_folder
 from raypo.search.jobs import Job, Outcome, Together
 from raypo.search.ledger import Ledger, Row
-from raypo.search.ranking import ranked
+from raypo.search.ranking import contenders
 from raypo.search.samplers import seed_of
 from raypo.study import Study
 
@@ -28,10 +28,10 @@ class Again:
 
 
 def candidates(study: Study, ledger: Ledger, job_of: Callable[[Row], Job]) -> list[Again]:
-    """The best `confirm.top` finished trials of each method, those of them that have no confirmation yet."""
+    """The best `confirm.top` finished trials of each method that may win, those that have no confirmation yet."""
     chosen = []
     for label in study.methods:
-        best = ranked(ledger.rows(label))[: study.confirm.top]
+        best = contenders(ledger.rows(label))[: study.confirm.top]
         chosen += [row for row in best if row.confirmation is None]
     return [Again(row, tuple(_job(study, job_of(row), k) for k in range(study.confirm.seeds))) for row in chosen]
 

@@ -65,12 +65,17 @@ def counted(confirmation: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 def winner(trials: Iterable[Trial]) -> Trial | None:
     """The best trial of one method, of those confirmed on unseen prompts where there are any, or None.
 
-    The others' figures still carry the optimism of having been searched.
+    The others' figures still carry the optimism of having been searched. Of several objectives the front alone counts.
     """
-    able = _stood(trials)
+    able = _unbeaten(trials)
     confirmed = [(trial, standing) for trial, standing in able if standing.confirmed is not None]
     best = max(confirmed, key=lambda pair: pair[1].chosen_by, default=able[0] if able else None)
     return None if best is None else best[0]
+
+
+def contenders(trials: Iterable[Trial]) -> list[Trial]:
+    """The fully trained trials of one method that may win, best first; of several objectives, those of the front."""
+    return [trial for trial, _ in _unbeaten(trials)]
 
 
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
@@ -79,6 +84,12 @@ def ranked(trials: Iterable[Trial]) -> list[Trial]:
     One that was raced out, and so judged on a part of the prompts, comes after all that were judged on all.
     """
     return [trial for trial, _ in _stood(trials)]
+
+
+def _unbeaten(trials: Iterable[Trial]) -> list[tuple[Trial, Standing]]:
+    able = _stood(trials)
+    points = [standing.objectives for _, standing in able]
+    return [able[i] for i in front(points)] if any(points) else able
 
 
 def _stood(trials: Iterable[Trial]) -> list[tuple[Trial, Standing]]:

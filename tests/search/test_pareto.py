@@ -85,6 +85,9 @@ def test_the_front_comes_first_is_confirmed_first_and_keeps_its_models(tmp_path:
     assert rates == sorted(rates, reverse=True)
     chosen = [again.row.name for again in candidates(study, search.ledger, played.conductor.job)]
     assert chosen == [row.name for row in rows[:2]]
+    every = study.model_copy(update={"confirm": study.confirm.model_copy(update={"top": 12})})
+    chosen = [again.row.name for again in candidates(every, search.ledger, played.conductor.job)]
+    assert front <= set(chosen) <= {*front, over.name}, "one that is beaten could not win"
     kept = {path.parent.name for path in search.path.glob("trials/*/model")}
     assert front <= kept
     assert len(kept) < 12, "models of beaten trials are gone"
@@ -111,6 +114,10 @@ def test_what_cannot_be_searched_together_is_said_before_anything_starts(tmp_pat
         ({"objective": {"metric": "reward_accuracy"}, "methods": {"kto": {}}}, "trains on unpaired"),
         ({"objective": {"metric": "score", "judge": {"kind": "pairrm", "path": "x"}}}, "pairrm gives none"),
         ({"objective": {"metric": "score", "judge": {"kind": "llm", "model": "m"}}}, "llm with template alpaca_eval"),
+        (
+            {"objective": {"metric": "lc_win_rate"}, "search": {"pruner": "wilcoxon"}},
+            "search.pruner: wilcoxon compares win rates prompt by prompt, the objective is lc_win_rate",
+        ),
         ({"objective": {"engine": "vllm"}}, "objective.engine: vllm is not installed"),
         (
             {"data": {"source": "org/pairs"}, "confirm": {"top": 1}},

@@ -50,6 +50,7 @@ LOST = {"seeds": 0, "failed": {"dpo-0000.s0": "out of memory"}}
         (1, rows({"win_rate": math.nan, "objective": 2.0}, {})),
         (1, rows({"objective": math.nan}, {})),
         (1, rows({"objectives": [0.5, -9.0]}, {"objectives": [0.5, -3.0]})),
+        (1, rows({"objectives": [0.5, -9.0], "confirmation": confirmed(0.9)}, {"objectives": [0.5, -3.0]})),
     ],
 )
 def test_rows_and_results_have_the_same_winner(best: int, trials: list[Row]) -> None:
