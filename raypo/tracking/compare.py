@@ -190,7 +190,9 @@ def caption(comparison: Comparison) -> str:
     chosen = ""
     if comparison.goals != ("win_rate",):
         first, *others = comparison.goals
-        chosen = f" Winners by {first}{', the first of ' + ', '.join(comparison.goals) if others else ''}."
+        several = f", the first of {', '.join(comparison.goals)}" if others else ""
+        seen = ", on the held-out pairs of the search" if first == "reward_accuracy" else ""
+        chosen = f" Winners by {first}{seen}{several}."
     return f"{judged_by(comparison)}; {basis}.{chosen}"
 
 

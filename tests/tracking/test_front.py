@@ -88,6 +88,8 @@ def test_the_winner_is_chosen_by_the_metric_that_was_maximised(results: SearchRe
     assert (row.trial, row.objective) == (finished[-1], values[finished[-1]])
     assert "score" in headline(comparison).columns
     assert caption(comparison).endswith("Winners by score.")
+    comparison = compare(with_objective(replace(results, trials=trials), metric="reward_accuracy"))
+    assert caption(comparison).endswith("Winners by reward_accuracy, on the held-out pairs of the search.")
 
 
 def by_controlled_rate(results: SearchResults) -> SearchResults:
