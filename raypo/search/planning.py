@@ -106,7 +106,7 @@ def device_s(study: Study, found: Probe, label: str, tokens: int) -> float:
 
 
 def earlier(study: Study) -> tuple[dict[str, float], str] | None:
-    """Median device-seconds of one training of each method in the newest search that trained the same, with its name."""
+    """Median device-seconds of one training by method in the newest search that trained the same, with its name."""
     names = WorkingCopy(location_of(study.storage, study.name)).neighbours()
     known_ones = [opened(study.storage, name) for name in names]
     for search in sorted(known_ones, key=lambda search: -(search.path / "search.json").stat().st_mtime):
