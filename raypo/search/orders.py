@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from raypo.errors import StudyError
@@ -41,7 +42,7 @@ def carry_out(conductor: LedgerConductor, command: Command, add: Add) -> str | N
                 again = f"raypo add-method {conductor.search.name} {label}"
                 raise StudyError(f"{label}: was dropped, so it gets no trials; {again} takes it in again")
             row = conductor.ledger.enqueue(label, point_of(conductor.study, label, values), command.id)
-            return f"{row.name} is next of {label}"
+            return f"{row.name} is next of {label}{_proviso(conductor, [label])}"
         case "extend", {"trials": trials, "hours": hours}:
             return _extend(conductor, trials, hours)
         case "add_method", {"method": label, "entry": entry}:
@@ -98,12 +99,24 @@ def _extend(conductor: LedgerConductor, trials: int, hours: float) -> str:
     check_extension(conductor.study, trials)
     if hours and not conductor.budget.limited:
         raise StudyError("--hours: this search has no budget; --trials adds trials")
-    if hours:  # what the budget ended goes on first
+    if hours:  # what the budget ended, or is just ending, goes on first
+        ending = [name for name, (_, reason) in conductor.leaving.items() if reason == OUT_OF_BUDGET]
+        for name in ending:
+            del conductor.leaving[name]
         for row in conductor.ledger.rows():
-            if row.state == "stopped" and row.reason == OUT_OF_BUDGET:
+            if row.state == "stopped" and row.reason == OUT_OF_BUDGET and row.label not in conductor.dropped:
                 _issue(conductor, conductor.ledger.resumed(row, f"extended:{row.number}"))
     added = [f"{trials} more trials of every method" if trials else "", f"{hours:g} more hours" if hours else ""]
-    return " and ".join(filter(None, added))
+    return " and ".join(filter(None, added)) + ("" if hours else _proviso(conductor, conductor.study.methods))
+
+
+def _proviso(conductor: LedgerConductor, labels: Iterable[str]) -> str:
+    """What an answer adds where the budget has no room for another trial of these methods."""
+    position, drawn = conductor.position, {label: conductor.ledger.known(label).drawn for label in labels}
+    then = replace(position, counts={**position.counts, **drawn})
+    if any(map(then.may_start, drawn)) or (position.running and not position.over):
+        return ""
+    return f", once the budget has room: raypo extend {conductor.search.name} --hours H makes some"
 
 
 def _drop(conductor: LedgerConductor, label: str) -> str | None:

@@ -215,12 +215,17 @@ def targets(study: Study) -> dict[str, int | None]:
 
 
 def check_extension(study: Study, trials: int) -> None:
-    """Refuse trials that would be added to a grid, which has no more than its cells."""
+    """Refuse trials that would be added to a grid, which has no more than its cells, or where the budget decides."""
     if trials and study.search.sampler == "grid":
         cells = ", ".join(f"{label} {count}" for label, count in targets(study).items())
         raise StudyError(
             f"--trials: the grid of this search has as many trials as cells ({cells}), so it cannot get {trials} more; "
             f"give an axis more values: raypo fork NAME NEW --set methods.LABEL.AXIS.choice=[...]"
+        )
+    if trials and study.search.trials is None:
+        raise StudyError(
+            f"--trials: the budget of this search decides how many trials there are, so {trials} more change nothing; "
+            "give it more hours: raypo extend NAME --hours H"
         )
 
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from played import Played, new, study_in
@@ -14,7 +15,7 @@ from raypo.errors import StudyError
 from raypo.search import searches
 from raypo.search.budget import Accounts, Budget, Flight, Position
 from raypo.search.forking import fork
-from raypo.search.jobs import Job
+from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Row
 from raypo.study import build
 
@@ -74,6 +75,77 @@ def test_more_hours_take_up_what_the_budget_ended(tmp_path: Path) -> None:
     again = Played(search, cost=cost).run()
     assert again.states == {"dpo-0000": "finished", "ipo-0000": "finished"}
     assert again.jobs[0].trial == "dpo-0000"
+
+
+def test_more_hours_reach_a_trial_that_the_budget_is_just_ending(tmp_path: Path) -> None:
+    search = new(tmp_path, budget={"gpu_hours": 100 / 3600}, trials=1)
+    told: list[Job] = []
+
+    def busy(job: Job) -> None:
+        if (job.trial, job.until) == ("dpo-0000", 1.0) and not told:
+            told.append(job)
+            played.steering.tick()
+            assert played.conductor.leaving == {"dpo-0000": ("stopped", "the budget is spent")}
+            searches.extend(search, hours=0.1)
+
+    def outcome(job: Job) -> Outcome | None:
+        """Its slot lets go of it all the same, for it was told to before."""
+        return Outcome(job.trial, "stopped", 0.0, cost_s=40.0) if told and len(played.jobs) == 2 else None
+
+    played = Played(search, cost=lambda _: 80.0, busy=busy, outcome=outcome)
+    played.run()
+    assert played.states == {"dpo-0000": "finished", "ipo-0000": "finished"}
+    assert [job.trial for job in played.jobs].count("dpo-0000") == 3
+
+
+def test_more_hours_take_up_nothing_of_a_dropped_method(tmp_path: Path) -> None:
+    search = new(tmp_path, budget={"gpu_hours": 0.01}, trials=1)
+    assert Played(search, cost=cost).run().states == {"dpo-0000": "stopped"}
+    again = Played(search, cost=cost)
+    again.send("drop_method", method="dpo")
+    searches.extend(search, hours=0.1)
+    assert again.run().states == {"dpo-0000": "stopped", "ipo-0000": "finished"}
+
+
+def test_trials_are_not_added_where_the_budget_says_how_many(tmp_path: Path) -> None:
+    played = Played(new(tmp_path, budget={"gpu_hours": 0.01}, trials=None))
+    command = searches.extend(played.search, 8)
+    played.steering.tick()
+    refused = played.answer(command)
+    assert not refused.accepted
+    assert "--trials: the budget of this search decides how many trials there are" in str(refused.answer)
+    assert "raypo extend NAME --hours H" in str(refused.answer)
+
+
+def test_trials_that_the_budget_has_no_room_for_are_accepted_with_a_word_of_it(tmp_path: Path) -> None:
+    search = new(tmp_path, budget={"gpu_hours": 0.01}, trials=1)
+    Played(search, cost=cost).run()
+    again = Played(search, cost=cost)
+    sent = [searches.extend(search, 1), again.send("enqueue", method="ipo", values={"tau": 0.02})]
+    again.steering.tick()
+    for command in sent:
+        assert str(again.answer(command).answer).endswith(
+            "once the budget has room: raypo extend played --hours H makes some"
+        )
+    searches.extend(search, hours=1.0)
+    assert Counter(row.label for row in again.run().rows.values()) == {"dpo": 2, "ipo": 3}
+
+
+def test_a_job_that_ends_while_the_slots_are_asked_costs_once(tmp_path: Path) -> None:
+    played = Played(new(tmp_path, budget={"gpu_hours": 200 / 3600}, trials=None))
+    conductor = played.conductor
+    config = conductor.next("t0")
+    assert isinstance(config, dict)
+
+    def view() -> dict[str, dict[str, Any]]:
+        seen = {"slot": {"trial": "dpo-0000", "elapsed_s": 110.0, "pulse": None}}
+        conductor.heard("t0", 0, Outcome("dpo-0000", "running", 0.5, 1, {"objective": 0.5}, 110.0))
+        return seen
+
+    played.view = view  # type: ignore[method-assign]
+    played.steering.tick()
+    assert conductor.position.spent_s == 110
+    assert conductor.leaving == {}
 
 
 def test_hours_of_the_clock_count_over_drivers(tmp_path: Path) -> None:
