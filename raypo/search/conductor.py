@@ -30,7 +30,9 @@ class LedgerConductor:
 
     `targets` says how many trials a method gets, None for as many as the budget holds. Commands set `stopping` (no
     trial goes on), `halted` (none for now), `dropped` (methods without further trials) and `leaving` (what becomes of
-    a running trial once its slot lets go of it: a state and the reason). `hindrance` is what the search stopped at.
+            self.heard_of.add(row.name)
+            if self.ledger.row(row.name).over:
+                return False  # Tune tells what ended a trial once more where that had jobs left
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class LedgerConductor:
         self.accounts = Accounts(rows)
         self.budget = Budget.of(study, 0.0)
         self.wall_s, self.job_s = 0.0, dict[str, float]()
+        self.heard_of: set[str] = set()
         self.stopping = self.halted = False
         self.hindrance: str | None = None
         self.dropped: frozenset[str] = frozenset()
@@ -107,6 +110,7 @@ class LedgerConductor:
                 return False
             row = self.running[trial_id]
             self.job_s.pop(row.name, None)
+            self.heard_of.add(row.name)
             if self.ledger.row(row.name).over:
                 return False  # Tune tells what ended a trial once more where that had jobs left
             self.search.pull_trials(outcome.trial)

@@ -105,7 +105,10 @@ class Steering:
 
     def tick(self) -> dict[str, Any]:
         """One look at commands, budget and slots; returns what is running."""
-        conductor, view = self._conductor, self._slots.view()
+        conductor = self._conductor
+        with conductor.lock:
+            conductor.heard_of.clear()
+        view = self._slots.view()
         with conductor.lock:
             self._clock(view)
             self._carry_out(self._commands.open())
@@ -197,7 +200,9 @@ class Steering:
             name: row.name for row in conductor.running.values() for name in repeats.names(conductor.study, row.name)
         }
         at_work = {slot["trial"]: slot["elapsed_s"] * workers for slot in view.values() if slot["trial"] in names}
-        conductor.job_s = {names[job]: seconds for job, seconds in at_work.items()}
+        found = {names[job]: seconds for job, seconds in at_work.items()}
+        # A job that was heard of after the slots were asked has its cost in the accounts by now.
+        conductor.job_s = {name: seconds for name, seconds in found.items() if name not in conductor.heard_of}
         if conductor.budget.wall_s is not None and time.monotonic() - self._noted > WALL_NOTE_EVERY_S:
             self._note_wall()
 

@@ -11,7 +11,7 @@ from played import Played, new
 from raypo.errors import Diverged, JudgeError, JudgeUnavailable, StorageError, StorageUnavailable
 from raypo.search.checkpoints import publish
 from raypo.search.jobs import Job, Outcome
-from raypo.search.slots import _hinders
+from raypo.search.slots import _fault
 
 
 def spent(job: Job) -> Outcome | None:
@@ -47,7 +47,7 @@ def test_a_further_seed_that_meets_it_ends_no_trial_either(tmp_path: Path) -> No
     ],
 )
 def test_which_errors_blame_no_trial(error: Exception, hinders: bool) -> None:
-    assert _hinders(error) is hinders
+    assert (_fault(error) == "search") is hinders
 
 
 def test_a_model_that_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
