@@ -18,7 +18,8 @@ from raypo.evaluation.prompts import end_of_turn
 from raypo.evaluation.sampling import Completion, Sampling, sample
 from raypo.evaluation.vllm import open_engine, sample_with_vllm
 from raypo.search.materials import Materials
-from raypo.search.together import broadcast, gather, led, rank, world_size
+from raypo.search.together import broadcast, led, rank, world_size
+from raypo.training.comm import gather
 from raypo.training.trainer import Trainer
 
 SPARED = 0.9

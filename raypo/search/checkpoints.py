@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -11,7 +10,8 @@ from pathlib import Path
 
 from raypo.errors import StorageUnavailable
 from raypo.search.remote import WorkingCopy
-from raypo.search.together import broadcast, gather, rank
+from raypo.search.together import broadcast, rank
+from raypo.training.writing import write_alone, write_together
 
 MARKER = "COMMITTED"
 _NAME = re.compile(r"^step-(\d{8})$")
@@ -45,41 +45,22 @@ def write(folder: Path, step: int, save: Callable[[Path], None]) -> Path:
     """
     path = folder / f"step-{step:08d}"
     part = folder / f".part-{step:08d}"
-    if rank() == 0:
-        for leftover in folder.glob(".part-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        part.mkdir(parents=True, exist_ok=True)
-    broadcast()
-    _save(part, save, f"{path}: the checkpoint")
-    if rank() == 0:
-        _commit(part, path)
-    broadcast()
+    what = f"{path}: the checkpoint"
+    try:
+        write_alone(lambda: _make_room(part), what)
+        write_together(lambda: save(part), what)
+        write_alone(lambda: _commit(part, path), what)
+    except StorageUnavailable:
+        if rank() == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        raise
     return path
 
 
-def _save(part: Path, save: Callable[[Path], None], what: str) -> None:
-    """Have every rank write into a folder; what the disk of one has against it is raised on all, and nothing stays."""
-    problem = None
-    try:
-        save(part)
-    except Exception as error:
-        problem = _of_the_disk(error)
-        if problem is None:
-            raise
-    problems = [p for p in gather(problem) if p]
-    if problems:
-        if rank() == 0:
-            shutil.rmtree(part, ignore_errors=True)
-        raise StorageUnavailable(f"{what} could not be written, {problems[0]}; make room and raypo resume")
-
-
-def _of_the_disk(error: Exception) -> str | None:
-    """What a disk has against a write; None for an error of another kind."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # torch and safetensors report what their writers saw, without an errno.
-    if full or any(word in str(error) for word in ("write failed", "unexpected pos", "No space left")):
-        return "the disk is full"
-    return str(error) if isinstance(error, OSError) else None
+def _make_room(part: Path) -> None:
+    for leftover in part.parent.glob(".part-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir(parents=True, exist_ok=True)
 
 
 def _commit(part: Path, path: Path) -> None:
@@ -95,18 +76,28 @@ def publish(folder: Path, export: Callable[[Path], None]) -> None:
     """Write a model folder on all ranks; it is there whole or not at all.
 
     Raises:
-        StorageUnavailable: the disk is full.
+        StorageUnavailable: the disk is full; what was written of this model is removed and an earlier one stays.
     """
     part = folder.with_name(f".{folder.name}.part")
-    if rank() == 0:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-    broadcast()
-    _save(part, export, f"{folder}: the model")  # nobody looks into the folder any more when it gets its name
-    if rank() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
-    broadcast()
+    what = f"{folder}: the model"
+    try:
+        write_alone(lambda: _make_anew(part), what)
+        write_together(lambda: export(part), what)  # nobody looks into the folder any more when it gets its name
+        write_alone(lambda: _put_in_place(part, folder), what)
+    except StorageUnavailable:
+        if rank() == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _make_anew(part: Path) -> None:
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+
+
+def _put_in_place(part: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
 
 
 def fetch(copy: WorkingCopy, folder: Path, at_most: int) -> None:

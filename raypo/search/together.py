@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from raypo.artifacts import Store
-from raypo.errors import ClusterError, RaypoError, StorageError
+from raypo.errors import ClusterError, Diverged, RaypoError, StorageError
 
 
 def rank() -> int:
@@ -30,15 +30,6 @@ def broadcast(value: Any = None) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
-
-
-def gather(value: Any) -> list[Any]:
-    """Every rank's value, in rank order, on every rank."""
-    if world_size() == 1:
-        return [value]
-    boxes: list[Any] = [None] * world_size()
-    dist.all_gather_object(boxes, value)
-    return boxes
 
 
 def led(make: Callable[[], Any]) -> Any:
@@ -80,13 +71,17 @@ def made_together(store: Store, kind: str, key: Mapping[str, Any], make: Callabl
     """
     if rank() == 0:
         return _lead(store, kind, key, make)
+    own: Exception | None = None
     while True:
         word, found = broadcast()
-        if word == "error":
-            raise found
+        if own is not None or word == "error":
+            raise own or found
         if word == "done":
             return Path(found)
-        make(Path(found))
+        try:
+            make(Path(found))
+        except (Diverged, StorageError) as error:  # all ranks raise these together, and rank 0 is about to say so
+            own = error
 
 
 def made_alone(store: Store, kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:

@@ -19,7 +19,10 @@ FORMAT = 1
 
 
 def save(trainer: Trainer, folder: Path) -> None:
-    """Write the checkpoint; complete when every rank has returned. The caller marks it committed."""
+    """Write this rank's part into a new folder; complete when every rank has returned, which the caller sees to.
+
+    What goes wrong on the disk is raised by the rank that it befell, and no other one waits for it here.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     trainer.engine.save(folder)
     supply = trainer.running.supply
@@ -38,7 +41,6 @@ def save(trainer: Trainer, folder: Path) -> None:
             "state": None if supply.state is None else asdict(supply.state),
         }
         (folder / "run.json").write_text(json.dumps(state, indent=1))
-    comm.barrier()
 
 
 def load(trainer: Trainer, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -30,6 +32,15 @@ def total(values: Tensor) -> Tensor:
 def barrier() -> None:
     if world() > 1:
         dist.all_reduce(torch.zeros(1, device=device()))
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's value, in rank order, on every rank."""
+    if world() == 1:
+        return [value]
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, value)
+    return found
 
 
 def gather_rows(rows: Tensor) -> Tensor:

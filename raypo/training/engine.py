@@ -54,7 +54,10 @@ class Engine(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write weights and optimizer, every rank its part."""
+        """Write weights and optimizer into a new folder, every rank its part.
+
+        No rank waits for one whose disk is full: that one raises once the others need it no more.
+        """
         ...
 
     def load(self, folder: Path) -> None:

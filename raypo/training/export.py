@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from raypo.errors import StorageError
-from raypo.training import comm
 from raypo.training.engine import Engine
 from raypo.training.model import DTYPES, Policy, load_lm
 from raypo.training.settings import EngineSetup
+from raypo.training.writing import write_alone
 
 
 @contextmanager
@@ -55,20 +55,25 @@ def merged_state(policy: Policy) -> dict[str, Tensor]:
 
 
 def export(engine: Engine, setup: EngineSetup, folder: Path) -> None:
-    """Write config, safetensors and tokenizer; adapters merged. Raises StorageError if no weights arrive."""
-    if comm.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
+    """Write config, safetensors and tokenizer; adapters merged.
+
+    Raises:
+        StorageError: on every rank, where the disk is full; or no weights arrive.
+    """
     whole = list(engine.policy.parameters())
     with engine.gathered(whole):
-        if comm.rank() == 0:
-            plain: Any = engine.policy.plain
-            plain.save_pretrained(folder, state_dict=merged_state(engine.policy))
-            if _has_tokenizer(setup.model_path):
-                tokenizer = AutoTokenizer.from_pretrained(setup.model_path, trust_remote_code=setup.trust_remote_code)
-                tokenizer.save_pretrained(folder)
-    comm.barrier()
+        write_alone(lambda: _write(engine.policy, setup, folder), f"{folder}: the model")
     if not list(folder.glob("*.safetensors")):
         raise StorageError(f"{folder}: export left no safetensors there; is the folder shared by all workers?")
+
+
+def _write(policy: Policy, setup: EngineSetup, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    plain: Any = policy.plain
+    plain.save_pretrained(folder, state_dict=merged_state(policy))
+    if _has_tokenizer(setup.model_path):
+        tokenizer = AutoTokenizer.from_pretrained(setup.model_path, trust_remote_code=setup.trust_remote_code)
+        tokenizer.save_pretrained(folder)
 
 
 def _has_tokenizer(path: str) -> bool:

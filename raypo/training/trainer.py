@@ -238,7 +238,10 @@ class Trainer:
     # Keeping --------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write everything that the rest of the run depends on into `folder`, by all ranks together."""
+        """Write this rank's part of everything that the rest of the run depends on into `folder`, which is new.
+
+        All ranks do so within `write_together`, which says when the checkpoint is whole.
+        """
         checkpoints.save(self, folder)
 
     def load(self, folder: Path) -> None:

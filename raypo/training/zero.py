@@ -8,8 +8,7 @@ multiplied by their number; ZeRO 1 and 2 keep fp32 masters apart from the weight
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -91,10 +90,10 @@ class ZeroEngine:
         return whole if self.stage == 3 else nullcontext()
 
     def save(self, folder: Path) -> None:
-        if comm.rank() == 0:
-            shutil.rmtree(folder / TAG, ignore_errors=True)
-        comm.barrier()
-        self.engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=self.setup.lora is not None)
+        with _errors_after_barriers(self.engine):
+            self.engine.save_checkpoint(
+                str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=self.setup.lora is not None
+            )
 
     def load(self, folder: Path) -> None:
         ranks = ranks_of(folder / TAG)
@@ -130,6 +129,30 @@ class ZeroEngine:
 
     def close(self) -> None:
         self.engine.destroy()
+
+
+@contextmanager
+def _errors_after_barriers(engine: Any) -> Iterator[None]:
+    """Have a rank whose files cannot be written meet the others in DeepSpeed's barriers, and raise after the last."""
+    errors: list[Exception] = []
+
+    def kept(write: Callable[..., Any]) -> Callable[..., Any]:
+        def attempt(*args: Any, **kwargs: Any) -> None:
+            try:
+                write(*args, **kwargs)
+            except Exception as error:
+                errors.append(error)
+
+        return attempt
+
+    writer = engine.checkpoint_engine
+    writer.save, engine._copy_recovery_script = kept(writer.save), kept(engine._copy_recovery_script)
+    try:
+        yield
+    finally:
+        del writer.save, engine._copy_recovery_script  # what hid the class's own
+    if errors:
+        raise errors[0]
 
 
 def local(parameters: list[nn.Parameter]) -> list[Tensor]:

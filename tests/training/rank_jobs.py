@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from training_parts import token_set
+from transformers import PreTrainedModel
 
-from raypo.errors import Diverged
+from raypo.errors import Diverged, StorageError
+from raypo.search import checkpoints
+from raypo.training import comm
 from raypo.training.frozen import frozen_hidden, frozen_logps
 from raypo.training.settings import EngineSetup, Optimisation, Run
 from raypo.training.trainer import Trainer
+from raypo.training.writing import write_together
 
 DPO = Run("dpo", {"beta": 0.5}, Optimisation(lr=5e-4, batch_size=7, steps=20, weight_decay=0.1), seed=3)
 OTHERS = [
@@ -69,7 +76,7 @@ def stage(setup: EngineSetup, folder: str) -> dict[str, Any]:
     trainer.train(3)
     trainer.export(Path(folder) / "export")
     found["exported"] = weights(trainer)
-    trainer.save(Path(folder) / "three")
+    save(trainer, Path(folder) / "three")
     found["after"] = go_on(trainer)
     trainer.close()
     return found
@@ -94,10 +101,45 @@ def resumed(trainer: Trainer, run: Run, folder: Path) -> tuple[list[Any], list[A
         if pieces:
             trainer.load(folder / str(len(pieces)))
         pieces += go_on(trainer, until)
-        trainer.save(folder / str(len(pieces)))
+        save(trainer, folder / str(len(pieces)))
         if len(pieces) >= 6:
             break
     return straight[: len(pieces)], pieces
+
+
+def save(trainer: Trainer, folder: Path) -> None:
+    """A checkpoint that is whole for every rank."""
+    write_together(lambda: trainer.save(folder), f"{folder}: the checkpoint")
+
+
+def on_a_full_disk(stage: int, folder: str, broken: int) -> dict[str, str]:
+    """What a rank is told where the disk of one is full: of a checkpoint, and of the model; then both are written."""
+    trainer, told = Trainer(EngineSetup(f"{folder}/model", zero_stage=stage, micro_batch_size=2)), {}
+    trainer.begin(DPO, token_set())
+    trainer.train(1)
+    writes: dict[str, Callable[[], object]] = {
+        "checkpoint": lambda: checkpoints.write(Path(folder) / "checkpoints", 1, trainer.save),
+        "model": lambda: checkpoints.publish(Path(folder) / "exported", trainer.export),
+    }
+    for what, write in writes.items():
+        with pytest.MonkeyPatch.context() as patch:
+            if comm.rank() == broken:
+                patch.setattr(torch, "save", _full)
+                patch.setattr(PreTrainedModel, "save_pretrained", _full)
+            try:
+                write()
+            except StorageError as error:
+                told[what] = str(error)
+        write()
+    trainer.begin(DPO, token_set())
+    trainer.load(Path(folder) / "checkpoints/step-00000001")
+    told["step"] = str(trainer.step)
+    trainer.close()
+    return told
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def sampled(trainer: Trainer) -> list[list[float]]:
