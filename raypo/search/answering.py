@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from raypo.evaluation.vllm import open_engine, sample_with_vllm
 from raypo.search.materials import Materials
 from raypo.search.together import broadcast, led, rank, world_size
 from raypo.training.comm import gather
+from raypo.training.memory import give_back
 from raypo.training.trainer import Trainer
 
 SPARED = 0.9
@@ -70,7 +70,7 @@ def _from_vllm(
                 )
             finally:
                 del engine
-                _free(trainer.engine.device)
+                give_back()
 
         drawn: list[Completion] = led(draw)
     return drawn[rank() :: world_size()]
@@ -98,13 +98,7 @@ def _options(materials: Materials, device: torch.device) -> dict[str, Any]:
         "trust_remote_code": model.trust_remote_code,
     }
     if device.type == "cuda":
-        _free(device)
+        give_back()
         left, whole = torch.cuda.mem_get_info(device)
         options["gpu_memory_utilization"] = round(SPARED * left / whole, 3)
     return options
-
-
-def _free(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -72,6 +72,7 @@ class TrialBench:
     def close(self) -> None:
         if self._trainer is not None:
             self._trainer.close()
+            self._trainer = None
 
     def _recorded(self, record: Path) -> Any | None:
         self.copy.pull(record)
@@ -192,7 +193,7 @@ class TrialBench:
         )
 
     def _begin(self, job: Job, pulse: Pulse) -> Segment:
-        """The trainer at the start of the job's run, or where this slot left it a moment ago."""
+        """The trainer at the start of the job's run; the segment takes it on from the trial's newest checkpoint."""
         entry = self.study.methods[job.label]
         trainer = self._trainer_for(job.point)
         inputs = trial_inputs(self.materials, trainer, entry, job.point)
@@ -256,7 +257,7 @@ class TrialBench:
             offload=resources.offload,
             trust_remote_code=model.trust_remote_code,
         )
-        if self._trainer is None or self._trainer.setup != setup:
+        if self._trainer is None or self._trainer.closed or self._trainer.setup != setup:
             self.close()
             self._trainer = Trainer(setup)
         return self._trainer

@@ -1,7 +1,8 @@
-"""Out of memory, said so that a person knows what to lower."""
+"""Memory that is given back before more is taken, and out of memory, said so that a person knows what to lower."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,13 @@ import torch
 from raypo.errors import ClusterError
 from raypo.training.layout import MicroBatch
 from raypo.training.settings import EngineSetup
+
+
+def give_back() -> None:
+    """Free what nothing refers to any more, cycles too, and what a GPU's allocator keeps of it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from raypo.training.engine import Engine, make_engine
 from raypo.training.export import export, plain_model
 from raypo.training.frozen import sequence_logps
 from raypo.training.layout import Layout, MicroBatch
+from raypo.training.memory import give_back
 from raypo.training.model import Head
 from raypo.training.needs import LIVE_REFERENCE, Supply
 from raypo.training.optim import lr_at
@@ -46,7 +47,7 @@ class Trainer:
 
     def __init__(self, setup: EngineSetup) -> None:
         self.setup = setup
-        self.engine: Engine = make_engine(setup)
+        self._engine: Engine | None = make_engine(setup)
         self.session: Session | None = None
         self.step = 0
         self._critic = self._dirty = False
@@ -69,6 +70,9 @@ class Trainer:
         check_data(method, needs, data, frozen or {}, self.setup.zero_stage)
         check_scores(method, hyperparameters, data)
         self._prepare_engine(critic="value" in needs, optimisation=run.optimisation)
+        if "moving_reference" not in needs and self._moving is not None:
+            self._moving = self.session = None
+            give_back()
         torch.manual_seed(run.seed)
         if self._head is None and "hidden" in (frozen or {}):
             self._head = present_head(self.engine)
@@ -86,10 +90,9 @@ class Trainer:
 
     def _prepare_engine(self, critic: bool, optimisation: Optimisation) -> None:
         """Start weights and an empty optimizer: in place, unless the engine has another shape or an error broke it."""
-        if critic != self._critic or self._dirty:
+        if self.closed or critic != self._critic or self._dirty:
             self.close()
-            self.engine = make_engine(self.setup, critic)
-            self._critic = critic
+            self._engine, self._critic = make_engine(self.setup, critic), critic
         self._dirty = True
         self.engine.reset(optimisation)
         self._dirty = False
@@ -112,6 +115,17 @@ class Trainer:
             moving=self._moving if "moving_reference" in needs else None,
             mismatched=mismatched(data, data.longest) if "mismatched" in needs else None,
         )
+
+    @property
+    def engine(self) -> Engine:
+        """What holds the policy and its optimizer; `begin` may put another one in its place."""
+        assert self._engine is not None, "the trainer is closed"
+        return self._engine
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is no engine: it was closed, or another one in its place could not be built."""
+        return self._engine is None
 
     @property
     def running(self) -> Session:
@@ -257,6 +271,9 @@ class Trainer:
         export(self.engine, self.setup, folder)
 
     def close(self) -> None:
-        """Free the engine; the process group belongs to the caller."""
+        """Free the engine, so that another one has its memory; the process group belongs to the caller."""
         self._reference = self._head = self._moving = self.session = None
-        self.engine.close()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+        give_back()

@@ -1,13 +1,24 @@
-"""Out of memory: the message says what was in the batch and what to lower, and the trainer lives on."""
+"""Out of memory: the message says what was in the batch and what to lower, and the trainer lives on.
+
+What is not needed any more is gone before something else takes its room.
+"""
+
+import weakref
+from typing import Any
 
 import pytest
 import torch
-from rank_jobs import DPO, losses
+from rank_jobs import DPO, OTHERS, losses
+from spawned import on_ranks
 from training_parts import build_model, token_set
 
 from raypo.errors import ClusterError
-from raypo.training.settings import EngineSetup
+from raypo.training import trainer as module
+from raypo.training.settings import EngineSetup, Optimisation, Run
 from raypo.training.trainer import Trainer
+
+CRITIC = Run("offline_ppo", {"advantage": "gae"}, Optimisation(lr=1e-3, batch_size=4, steps=2), seed=0)
+MOVING = OTHERS[2]
 
 
 @pytest.mark.parametrize("error", [
@@ -48,3 +59,54 @@ def test_other_errors_pass_as_they_are(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer.engine, "backward", fails)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         trainer.train(1)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_an_engine_is_gone_before_another_takes_its_place(tmp_path, stage):
+    """For a critic, after an error that left half a gradient behind, and in a new trainer."""
+    assert on_ranks(1, replaced, EngineSetup(build_model(tmp_path), zero_stage=stage)) == [["gone"] * 3]
+
+
+def replaced(setup: EngineSetup) -> list[str]:
+    trainer, found = Trainer(setup), []
+    build = module.make_engine
+
+    def looking(*how: Any) -> Any:
+        found.append("gone" if old() is None else "in memory")
+        return build(*how)
+
+    module.make_engine = looking
+    losses(trainer, DPO, until=1)
+    trainer.reference.rest()
+    old = weakref.ref(trainer.engine.policy.plain)
+    trainer.begin(CRITIC, token_set("unpaired"))
+    old, trainer._dirty = weakref.ref(trainer.engine.policy.plain), True
+    trainer.begin(DPO, token_set())
+    old = weakref.ref(trainer.engine.policy.plain)
+    trainer.close()
+    Trainer(setup).close()
+    return found
+
+
+def test_an_engine_that_could_not_be_built_is_built_for_the_next_run(tmp_path, monkeypatch):
+    trainer = Trainer(EngineSetup(build_model(tmp_path), zero_stage=0))
+    cold = losses(trainer, DPO, until=2)
+
+    def fails(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "make_engine", fails)
+        with pytest.raises(MemoryError):
+            trainer.begin(CRITIC, token_set("unpaired"))
+    assert trainer.closed
+    assert losses(trainer, DPO, until=2) == cold
+
+
+def test_a_moving_reference_is_gone_once_a_method_without_one_begins(tmp_path):
+    trainer = Trainer(EngineSetup(build_model(tmp_path), zero_stage=0))
+    moved = losses(trainer, MOVING)
+    second = weakref.ref(trainer.running.supply.moving.policy)
+    losses(trainer, DPO, until=1)
+    assert second() is None
+    assert losses(trainer, MOVING) == moved
