@@ -22,7 +22,7 @@ from torch import Tensor
 from raypo.data.records import Text
 from raypo.data.tokenise import encode_prompt
 from raypo.data.truncation import kept_prompt
-from raypo.errors import StudyError
+from raypo.errors import Diverged, StudyError
 from raypo.evaluation.prompts import end_of_turn
 
 
@@ -79,21 +79,31 @@ def sample(
     module (of a DeepSpeed engine: `engine.module`). `batch_tokens` bounds the tokens of a batch, prompts and room for
     answers. With `lockstep` all ranks run the model equally often, as they must where its weights are partitioned over
     the default process group (ZeRO 3). `chat_template` is the study's, as in tokenisation for training.
+
+    Raises:
+        Diverged: on every rank, where the model gives one of them logits that are no numbers.
     """
     ids = prepared(tokenizer, prompts, sampling, chat_template)
     stops = end_of_turn(model, tokenizer, chat_template)
     noise = _uniforms(prompts, sampling)
     done: dict[int, list[int]] = {}
+    broken = torch.zeros((), dtype=torch.bool, device=next(model.parameters()).device)
     training = model.training
     model.eval()
     try:
         for batch in _batches([len(i) for i in ids], sampling.max_new_tokens, batch_tokens, world_size):
             rows = [group[min(rank, len(group) - 1)] for group in batch]
             mine = [rank < len(group) for group in batch]
-            drawn = _complete(model, [ids[row] for row in rows], noise[rows], stops, sampling, lockstep)
+            drawn, lost = _complete(model, [ids[row] for row in rows], noise[rows], stops, sampling, lockstep)
+            broken |= lost
             done.update({row: tokens for row, tokens, own in zip(rows, drawn, mine, strict=True) if own})
     finally:
         model.train(training)
+    if _anywhere(broken, world_size > 1):
+        raise Diverged(
+            "sampling: the model's logits are no numbers, so its weights are lost; lower the learning rate, or look at "
+            "the hyperparameters"
+        )
     return [completion(prompts[i], ids[i], done[i], i, stops, tokenizer) for i in sorted(done)]
 
 
@@ -140,28 +150,34 @@ class _Step(NamedTuple):
 
 def _complete(
     model: Any, rows: list[list[int]], noise: np.ndarray, stops: frozenset[int], sampling: Sampling, lockstep: bool
-) -> list[list[int]]:
-    """Continue every row of prompt ids until an end of turn or the limit; the ids drawn, the end of turn included."""
+) -> tuple[list[list[int]], Tensor]:
+    """Continue every row of prompt ids until an end of turn or the limit; the ids drawn, the end of turn included.
+
+    With them whether a row had logits that are no numbers, from which nothing can be drawn: it ends there.
+    """
     device = next(model.parameters()).device
     ids, mask = _left_padded(rows, device)
     uniform = torch.from_numpy(noise).to(device)
     stop = torch.tensor(sorted(stops), device=device)
     running = torch.ones(len(rows), dtype=torch.bool, device=device)
     lengths = torch.zeros(len(rows), dtype=torch.long, device=device)
+    broken = torch.zeros((), dtype=torch.bool, device=device)
     drawn: list[Tensor] = []
     cache = None
     for step in range(sampling.max_new_tokens):
         state = _forward(model, ids, mask, cache)
-        token = draw(state.logits, uniform[:, step], sampling.temperature, sampling.top_p)
+        able = state.logits.amax(-1).isfinite()  # some may be -inf, as those of a vocabulary's padding
+        token = draw(state.logits, uniform[:, step], sampling.temperature, sampling.top_p).where(able, ids[:, -1])
         drawn.append(token)
         lengths += running
-        running &= ~torch.isin(token, stop)
+        broken |= (running & ~able).any()
+        running &= able & ~torch.isin(token, stop)
         if not _anywhere(running.any(), lockstep):
             break
         cache, ids = state.cache, token[:, None]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
     columns = torch.stack(drawn, 1).tolist()
-    return [row[:length] for row, length in zip(columns, lengths.tolist(), strict=True)]
+    return [row[:length] for row, length in zip(columns, lengths.tolist(), strict=True)], broken
 
 
 def _forward(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> _Step:
@@ -205,9 +221,9 @@ def _uniforms(prompts: Sequence[Text], sampling: Sampling) -> np.ndarray:
     return np.array(rows, dtype=np.float64).reshape(len(rows), sampling.max_new_tokens)
 
 
-def _anywhere(flag: Tensor, lockstep: bool) -> bool:
-    """Whether `flag` holds here or, in lockstep, on any rank."""
-    if lockstep and dist.is_initialized():
+def _anywhere(flag: Tensor, together: bool) -> bool:
+    """Whether `flag` holds here or, where all ranks ask together, on any of them."""
+    if together and dist.is_initialized():
         flag = flag.to(torch.int32)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag)

@@ -9,7 +9,7 @@ import torch
 import torch.multiprocessing as mp
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from raypo.errors import StudyError
+from raypo.errors import Diverged, StudyError
 from raypo.evaluation.prompts import end_of_turn
 from raypo.evaluation.sampling import Completion, Sampling, draw, sample
 from raypo.training.settings import EngineSetup, Lora
@@ -159,6 +159,21 @@ def test_conversations_go_through_the_template_and_stop_where_it_ends_a_turn(tin
     assert {c.tokens[-1] for c in found if not c.truncated} == {0, 2}
 
 
+@pytest.mark.parametrize("lost", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_model_whose_weights_are_lost_has_diverged(tiny: Any, lost: float, temperature: float) -> None:
+    """Nothing is drawn from what is no number, whatever the place of a token in the vocabulary."""
+    model = deepcopy(tiny.model)
+    model.lm_head.weight.data[-1] = lost
+    settings = Sampling(temperature, 0.95, 8, seed=5)
+    with pytest.raises(Diverged, match=r"logits are no numbers.*lower the learning rate"):
+        sample(model, tiny.tokenizer, prompts(6), settings)
+    model.lm_head.weight.data[-1] = 0.0
+    hook = model.lm_head.register_forward_hook(lambda *words: words[2].index_fill(-1, torch.tensor([1]), -torch.inf))
+    assert len(sample(model, tiny.tokenizer, prompts(6), settings)) == 6, "what never comes up may be ruled out"
+    hook.remove()
+
+
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(StudyError, match="top_p"):
         Sampling(top_p=0)
@@ -186,6 +201,24 @@ def test_ranks_in_lockstep_run_the_model_equally_often(tiny: Any, tmp_path: Path
     assert calls == other_calls > max(sum(len(c.tokens) for c in part) for part in (first, second))
     found: list[Completion] = sorted(first + second, key=lambda c: c.index)
     assert found == sample(tiny.model, tiny.tokenizer, prompts(21), ALONE)
+
+
+def _broken(rank: int, folder: str, model: Any, tokenizer: Any) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    if rank == 1:
+        model.lm_head.weight.data[:] = float("nan")
+    try:
+        sample(model, tokenizer, prompts(5), ALONE, rank, 2)
+    except Diverged as error:
+        Path(f"{folder}/{rank}").write_text(str(error))
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_diverge_together(tiny: Any, tmp_path: Path) -> None:
+    mp.start_processes(_broken, (str(tmp_path), tiny.model, tiny.tokenizer), nprocs=2, start_method="fork")
+    first, second = ((tmp_path / rank).read_text() for rank in "01")
+    assert first == second
 
 
 def _partitioned(rank: int, folder: str, model: Any, tokenizer: Any) -> None:
