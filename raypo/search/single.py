@@ -31,6 +31,7 @@ from raypo.search.preflight import check
 from raypo.search.remote import WorkingCopy
 from raypo.spaces import Space
 from raypo.study import Study
+from raypo.training import comm
 
 REWARD_MODEL = "reward_model"
 ELSEWHERE = ("name", "storage", "ledger", "tracking")
@@ -69,7 +70,7 @@ def train_reward_model(study: Study, say: Callable[[str], None]) -> Path:
         kind = study.objective.judge.kind
         raise StudyError(f"objective.judge.kind: got {kind!r}; a reward model is trained for kind bradley_terry")
     materials = Materials(study, artifact_store(study.storage), say)
-    return trained_reward_model(materials, "cpu")
+    return trained_reward_model(materials, str(comm.device()))
 
 
 def point_of(study: Study, label: str) -> dict[str, Any]:

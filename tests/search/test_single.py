@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_bench import small_study
 
 from raypo.errors import StorageError
 from raypo.quickstart import task
+from raypo.search import single
 from raypo.search.jobs import Outcome
 from raypo.search.searches import create
-from raypo.search.single import train
+from raypo.search.single import train, train_reward_model
 from raypo.study import Study
+from raypo.training import comm
 
 
 def study_of(storage: Path, beta: float = 0.1, **sections: Any) -> Study:
@@ -112,6 +115,15 @@ def test_in_an_object_store_the_model_is_here_wherever_it_was_trained(
     assert not any(line.startswith("training") for line in said)
     assert (model.is_relative_to(tmp_path / "a"), same.is_relative_to(tmp_path / "b")) == (True, True)
     assert weights(model) == weights(same)
+
+
+def test_a_reward_model_is_trained_where_a_policy_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(comm, "device", lambda: torch.device("cuda", 1))
+    monkeypatch.setattr(single, "trained_reward_model", lambda _, device: asked.append(device) or tmp_path)
+    judge = {"judge": {"kind": "bradley_terry", "source": "quickstart", "count": 64}}
+    assert train_reward_model(study_of(tmp_path, objective=judge), print) == tmp_path
+    assert asked == ["cuda:1"]
 
 
 def test_the_name_of_a_search_is_refused(tmp_path: Path) -> None:
