@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +43,7 @@ class SlotPool:
         self._cancelled: set[str] = set()
         self._changed = asyncio.Condition()
         self._memory, self._usage = Path(memory), Path(usage)
+        self._given: Counter[str] = Counter()
         self._slots, self._closing = recall(self._memory, time.monotonic())
         self._leaving = False
 
@@ -99,6 +100,7 @@ class SlotPool:
                 job = self._choose(state)
                 if job is not None or self._closing or state.leaving or state.served >= self._recycle_after:
                     state.give(index, job, time.monotonic())
+                    self._given[slot] += job is not None
                     remember(self._memory, slot, state)
                     self._changed.notify_all()
                     return job
@@ -171,6 +173,10 @@ class SlotPool:
                 await self._lost(job, spent_s, first)
         await self._tell(slot)
         return whole
+
+    async def given(self, slot: str) -> int:
+        """How many jobs the worker groups of a slot were given; begins anew with the pool."""
+        return self._given[slot]
 
     async def gone(self, slot: str) -> None:
         """A slot's worker group is known to be dead before a new one has entered."""

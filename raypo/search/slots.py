@@ -23,9 +23,8 @@ from raypo.search.usage import measured
 from raypo.training import CPU_ALLOCATION
 
 PULSE_S = 0.5
-SHORT_LIFE_S = 30.0
-MAX_SHORT_LIVES = 5
-"""How many worker groups in a row may end within SHORT_LIFE_S before their slot is given up."""
+MAX_IDLE_LIVES = 5
+"""How many worker groups in a row may end before a job is given to one of them, until their slot is given up."""
 BREAKING = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "NCCL", "gloo/")
 """Words of errors that a device, or what connects the ranks, does not survive; torch has no class for all of them."""
 WAIT_S = 7 * 24 * 3600
@@ -188,6 +187,21 @@ def _agree_on_attempt() -> str:
     return str(names[0])
 
 
+def _groups(error: Exception) -> int:
+    """How many worker groups ended until Ray Train gave up with this error; it rebuilds those that had begun."""
+    from ray.train import WorkerGroupError
+
+    return MAX_IDLE_LIVES if isinstance(error, WorkerGroupError) else 1
+
+
+def _no_room(error: Exception) -> bool:
+    """Whether a worker group did not begin for want of a place, which a growing cluster may have later."""
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
+
+
 class Slot:
     """One worker group, kept alive by a thread of the driver until the pool closes."""
 
@@ -211,29 +225,30 @@ class Slot:
         return self._thread.is_alive()
 
     def _keep(self) -> None:
-        failures = 0
+        idle, given = 0, self._asked("given")
         while not self._closing.is_set():
-            started = time.monotonic()
             try:
                 self._fit()
-                failures = 0
+                idle = 0
             except Exception as error:
-                failures = failures + 1 if time.monotonic() - started < SHORT_LIFE_S else 1
                 if self._closing.is_set():
                     return
-                if failures >= MAX_SHORT_LIVES:
+                before, given = given, self._asked("given")
+                idle = 0 if given != before or _no_room(error) else idle + _groups(error)
+                if idle >= MAX_IDLE_LIVES:
                     self.error = error
-                    self._give_up()
+                    self._asked("gone")  # other slots do what this one held
                     return
-                self._closing.wait(failures - 1)
+                self._closing.wait(idle)
 
-    def _give_up(self) -> None:
-        """Have other slots do what this one held."""
+    def _asked(self, what: str) -> Any:
+        """What the pool answers about this slot; None while it does not."""
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError, ValueError):
             pool = ray.get_actor(self.plan.pool, namespace=self.plan.namespace)
-            ray.get(pool.gone.remote(self.plan.slot), timeout=5)
+            return ray.get(getattr(pool, what).remote(self.plan.slot), timeout=5)
+        return None
 
     def _fit(self) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -254,7 +269,7 @@ class Slot:
             run_config=RunConfig(
                 name=f"{plan.slot}-{uuid.uuid4().hex[:8]}",
                 storage_path=plan.folder,
-                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=-1),  # type: ignore[call-arg]
+                failure_config=FailureConfig(max_failures=MAX_IDLE_LIVES - 1, controller_failure_limit=0),  # type: ignore[call-arg]
                 worker_runtime_env={} if plan.gpus_per_worker else {"env_vars": CPU_ALLOCATION},
             ),
         )

@@ -10,7 +10,9 @@ import pytest
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.train import ControllerError, WorkerGroupError
 from ray.train.torch.config import _setup_torch_process_group
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raypo.errors import ClusterError, StorageError
 from raypo.search.slots import Slot, SlotPlan, _broken
@@ -62,3 +64,49 @@ def test_who_waits_for_another_rank_waits_for_days(
 )
 def test_a_process_whose_device_or_group_is_broken_serves_no_more(error: Exception, broken: bool) -> None:
     assert _broken(error) == broken
+
+
+class Group(Slot):
+    """A slot whose worker groups end with the errors that it is told, after so many jobs each; then it closes."""
+
+    def __init__(self, folder: Path, ends: list[tuple[Exception, int]]) -> None:
+        super().__init__(SlotPlan("hh", "slot-0", "", "", "", {}, 1, 1, 0, "PACK", str(folder)))
+        self.ends, self.jobs, self.gone = ends, 0, False
+        self._closing.wait = lambda timeout=None: self._closing.is_set()  # type: ignore[method-assign]  # noqa: ARG005
+
+    def _fit(self) -> None:
+        if not self.ends:
+            self._closing.set()
+            return
+        error, jobs = self.ends.pop(0)
+        self.jobs += jobs
+        raise error
+
+    def _asked(self, what: str) -> Any:
+        self.gone = self.gone or what == "gone"
+        return self.jobs
+
+
+DIED = WorkerGroupError("rank 0 is gone", {})
+LOST = RuntimeError("the controller is gone")
+NO_ROOM = ControllerError(WorkerGroupStartupTimeoutError(2))
+
+
+@pytest.mark.parametrize(
+    ("ends", "given_up"),
+    [
+        ([(DIED, 1)] * 20, False),
+        ([(NO_ROOM, 0)] * 20, False),
+        ([(LOST, 0)] * 4 + [(LOST, 1)] + [(LOST, 0)] * 4, False),
+        ([(LOST, 0)] * 5, True),
+        ([(LOST, 0)] * 3 + [(NO_ROOM, 0)] + [(LOST, 0)] * 4, False),
+        ([(DIED, 1), (DIED, 0)], True),
+    ],
+)
+def test_only_groups_that_are_never_given_a_job_cost_their_slot(
+    tmp_path: Path, ends: list[tuple[Exception, int]], given_up: bool
+) -> None:
+    slot = Group(tmp_path, list(ends))
+    slot.start()
+    slot._thread.join(20)
+    assert (slot.error is not None, slot.gone, slot.ends) == (given_up, given_up, [])

@@ -13,6 +13,7 @@ from stubbed import STUB, Silent, run_stub
 
 from raypo.errors import ClusterError, Hindrance, StorageError
 from raypo.search import driver
+from raypo.search.cluster import Cluster
 from raypo.search.commands import Commands
 from raypo.search.jobs import Job, Outcome
 from raypo.search.joining import NAMESPACE
@@ -223,6 +224,16 @@ def test_a_slot_that_is_given_up_hands_back_what_it_held(tmp_path: Path) -> None
     ray.get(asked.finished.remote("slot-1", "b", Outcome("dpo-0000", "finished", 1.0), job))
     assert ray.get(waiting).state == "finished"
     ray.kill(asked)
+
+
+def test_a_slot_whose_groups_die_before_their_first_job_is_given_up_and_the_search_ends(tmp_path: Path) -> None:
+    slot = Slot(SlotPlan("stub", "slot-0", "no pool", NAMESPACE, "", {}, 1, 1, 0, "PACK", str(tmp_path)))
+    slot.start()
+    deadline = time.monotonic() + 240
+    while slot.alive and time.monotonic() < deadline:
+        time.sleep(0.1)
+    with pytest.raises(ClusterError, match=r"(?s)no slot is left: .*Failed to look up actor with name 'no pool'"):
+        Cluster(None, "no pool", [slot]).check()
 
 
 def test_the_workers_of_a_slot_keep_what_a_step_frees(tmp_path: Path) -> None:
