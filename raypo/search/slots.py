@@ -68,19 +68,25 @@ class PulseSender:
         self.cancelled = False
 
     def __call__(self, fraction: float, stage: str, loss: float | None = None) -> None:
-        """Send at most every PULSE_S seconds, without waiting for the answer."""
-        if self._rank != 0 or time.monotonic() - self._last < PULSE_S:
+        """Send at most every PULSE_S seconds, and wait for the answer no longer than the steps since do not notice."""
+        since = time.monotonic() - self._last
+        if self._rank != 0 or since < PULSE_S:
             return
-        import ray
-
         self._last = time.monotonic()
-        if self._pending is not None:
-            ready, _ = ray.wait([self._pending], timeout=0)
-            if not ready:
-                return
-            self.cancelled = self.cancelled or not ray.get(self._pending)
+        if not self._answered(within_s=0):
+            return
         pulse = Pulse(self._job.id, self._job.trial, fraction, stage, loss)
         self._pending = self._pool.pulse.remote(self._slot, self._attempt, pulse, self._job)
+        self._answered(within_s=min(0.01 * since, PULSE_S))
+
+    def _answered(self, within_s: float) -> bool:
+        """Whether no answer is waited for any more."""
+        import ray
+
+        if self._pending is not None and ray.wait([self._pending], timeout=within_s)[0]:
+            self.cancelled = self.cancelled or not ray.get(self._pending)
+            self._pending = None
+        return self._pending is None
 
 
 def serve(config: dict[str, Any]) -> None:

@@ -23,8 +23,8 @@ from raypo.study import TRAINING_AXES
 from raypo.training.settings import Optimisation, Run
 from raypo.training.trainer import Trainer
 
-CHECK_EVERY = 8
-"""Steps between two looks at the clock and at commands, for all ranks have to agree on what they see."""
+LOOK_EVERY_S = 1.0
+"""About how long to train between two looks at the clock and at commands; for them all ranks wait for each other."""
 
 
 class Stopped(Exception):
@@ -75,9 +75,13 @@ class Segment:
             self._rescue_log()
 
     def _train(self, target: int) -> None:
+        steps = 1  # at a time; where one takes long, a notice or a command is heeded after it
         while self.trainer.step < target:
-            self.trainer.train(min(target, self.trainer.step + CHECK_EVERY), self._on_step)
-            cancelled, due = broadcast((bool(getattr(self._pulse, "cancelled", False)), self._due()))
+            began, first = time.monotonic(), self.trainer.step
+            self.trainer.train(min(target, first + steps), self._on_step)
+            each_s = (time.monotonic() - began) / (self.trainer.step - first)
+            steps = max(1, int(LOOK_EVERY_S / each_s))
+            cancelled, due, steps = broadcast((bool(getattr(self._pulse, "cancelled", False)), self._due(), steps))
             if cancelled:
                 self._save()
                 raise Stopped

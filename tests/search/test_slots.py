@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import ray.train.torch
 import torch
 import torch.distributed as dist
@@ -15,7 +17,8 @@ from ray.train.torch.config import _setup_torch_process_group
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raypo.errors import ClusterError, StorageError
-from raypo.search.slots import Slot, SlotPlan, _broken
+from raypo.search.jobs import Job
+from raypo.search.slots import PulseSender, Slot, SlotPlan, _broken
 
 DAY_S = 24 * 3600
 
@@ -110,3 +113,33 @@ def test_only_groups_that_are_never_given_a_job_cost_their_slot(
     slot.start()
     slot._thread.join(20)
     assert (slot.error is not None, slot.gone, slot.ends) == (given_up, given_up, [])
+
+
+class Answers:
+    """A pool that answers a pulse after a while, as a task of Ray does; `go_on` is what it says."""
+
+    go_on = True
+    pulse: Any = None
+
+    def __init__(self) -> None:
+        self.pulse = self
+
+    def remote(self, *_: object) -> tuple[float, bool]:
+        return time.monotonic() + 0.002, self.go_on
+
+
+def test_a_slow_step_hears_at_its_end_what_was_asked_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(pending: list[tuple[float, bool]], timeout: float) -> tuple[list[Any], list[Any]]:
+        time.sleep(max(0.0, min(timeout, pending[0][0] - time.monotonic())))
+        return (pending, []) if time.monotonic() >= pending[0][0] else ([], pending)
+
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", lambda answer: answer[1])
+    pool = Answers()
+    pulse = PulseSender(pool, "slot-0", "a", Job("t-0", "dpo", {}, 0, 1.0), 0)
+    pulse(0.1, "training")
+    assert not pulse.cancelled
+    time.sleep(0.7)
+    pool.go_on = False
+    pulse(0.2, "training")
+    assert pulse.cancelled

@@ -1,9 +1,10 @@
-"""A trial's step log holds every step it took, however it ended."""
+"""A trial's step log holds every step it took, however it ended; it ends soon when it is told to."""
 
 from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,37 @@ def test_the_log_of_a_failed_trial_reaches_the_object_store(tmp_path: Path, monk
         bench.run(job_of(study, "dpo-0000"), Breaks())
     bench.close()
     assert steps(tmp_path / "bucket" / "small" / "trials" / "dpo-0000" / "metrics.jsonl") == [1, 2, 3, 4, 5]
+
+
+class Cancelled(Pulse):
+    """Says after the second step, whose steps take so long, that the trial shall stop."""
+
+    def __init__(self, step_s: float) -> None:
+        super().__init__()
+        self.step_s = step_s
+
+    def __call__(self, fraction: float, stage: str, loss: float | None = None) -> None:
+        super().__call__(fraction, stage, loss)
+        if stage == "training":
+            time.sleep(self.step_s)
+            self.cancelled = round(fraction * 24) >= 2
+
+
+@pytest.mark.parametrize(("step_s", "taken"), [(1.1, 2), (0.3, 4)])
+def test_a_trial_that_is_told_to_stop_does_so_within_a_second_or_a_step(
+    tmp_path: Path, step_s: float, taken: int
+) -> None:
+    study = small_study(tmp_path, training=LONG)
+    bench = open_bench(study, tmp_path / "small")
+    stopped = bench.run(job_of(study, "dpo-0000"), Cancelled(step_s))
+    assert stopped.state == "stopped"
+    assert 2 <= stopped.step <= taken
+    assert bench.run(job_of(study, "dpo-0000"), Pulse()).state == "finished"
+    undisturbed = bench.run(job_of(study, "dpo-0001"), Pulse())
+    bench.close()
+    assert undisturbed.state == "finished"
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / "small" / "trials" / name / "metrics.jsonl").open()]
+        for name in ("dpo-0000", "dpo-0001")
+    ]
+    assert losses[0] == losses[1], "what is trained is the same, however it is divided"
