@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -163,41 +165,73 @@ def test_shellcheck_finds_nothing_in_the_scripts(script: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(("restarts", "command"), [("0", "search study.yaml --name hh"), ("2", "resume hh")])
-def test_the_slurm_script_starts_or_resumes(tmp_path: Path, restarts: str, command: str) -> None:
-    """Run for real, with Slurm and Ray replaced by programs that say how they were called."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, body in {
+def slurm_job(folder: Path, programs: dict[str, str]) -> subprocess.Popen[str]:
+    """The batch script run for real, with Slurm, Ray and raypo replaced by the programs."""
+    (folder / "bin").mkdir()
+    always = {
         "scontrol": "printf 'node7\\nnode8\\n'",
-        "srun": 'printf "%s\\n" "mode=$RAY_AUTH_MODE" "storage=$RAYPO_STORAGE" "$@"',
         "ray": 'mkdir -p "$HOME/.ray"; echo token > "$HOME/.ray/auth_token"',
         "activate": "",
-    }.items():
-        (programs / name).write_text(f"#!/bin/bash\n{body}\n")
-        (programs / name).chmod(0o755)
+    }
+    for name, body in (always | programs).items():
+        (folder / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / "bin" / name).chmod(0o755)
     slurm = {"JOB_NODELIST": "node[7-8]", "JOB_NUM_NODES": "2", "JOB_ID": "41234", "CPUS_PER_TASK": "8"}
-    done = subprocess.run(
+    return subprocess.Popen(
         ["bash", CLUSTER / "slurm.sbatch", "study.yaml", "hh"],
         env={
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "HOME": str(tmp_path),
-            "RAYPO_ENV": str(tmp_path),
-            "SLURM_RESTART_COUNT": restarts,
+            "PATH": f"{folder}/bin:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "RAYPO_ENV": str(folder),
             "SLURM_GPUS_ON_NODE": "4",
             **{f"SLURM_{key}": value for key, value in slurm.items()},
         },
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    called = done.stdout.split()
-    assert called[:2] == ["mode=token", f"storage={tmp_path}/raypo-searches"]
+
+
+@pytest.mark.parametrize(("known", "command"), [("false", "search study.yaml --name hh"), ("true", "resume hh")])
+def test_the_slurm_script_begins_a_search_or_goes_on_with_one_that_there_is(
+    tmp_path: Path, known: str, command: str
+) -> None:
+    said = (
+        'printf "%s\\n" "mode=$RAY_AUTH_MODE" "storage=$RAYPO_STORAGE" '
+        '"waits=$RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT" "$@"; exit 3'
+    )
+    job = slurm_job(tmp_path, {"raypo": f'[[ "$1 $2" == "status hh" ]] && {known}', "srun": said})
+    told, wrong = job.communicate(timeout=60)
+    assert job.returncode == 3, wrong
+    called = told.split()
+    assert called[:3] == ["mode=token", f"storage={tmp_path}/raypo-searches", "waits=600"]
     assert called[called.index("--address") + 1] == "node7:21234"
     assert called[called.index("--num-gpus") + 1] == "4"
     assert called[called.index("--") + 1 :] == ["raypo", *command.split(), "--address", "auto"]
     assert (tmp_path / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
+
+
+def test_before_the_time_limit_trials_checkpoint_while_ray_lives_on(tmp_path: Path) -> None:
+    asked = 'echo "$1 $2" >> "$HOME/asked"'
+    lives = 'trap "echo told" TERM; touch "$HOME/up"; until [[ -e $HOME/down ]]; do sleep 0.05; done; exit 5'
+    job = slurm_job(tmp_path, {"raypo": asked, "srun": lives})
+    wait_for((tmp_path / "up").exists)
+    assert (tmp_path / "asked").read_text().split("\n")[0] == "status hh"
+    job.terminate()  # Slurm signals the batch shell alone
+    wait_for(lambda: "pause hh" in (tmp_path / "asked").read_text())
+    time.sleep(0.2)
+    assert job.poll() is None, "the job goes on until Ray ends, or Slurm ends it"
+    (tmp_path / "down").touch()
+    told, wrong = job.communicate(timeout=60)
+    assert (job.returncode, told) == (5, ""), wrong
+    assert "#SBATCH --signal=B:TERM@" in (CLUSTER / "slurm.sbatch").read_text()
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 class Metadata(BaseHTTPRequestHandler):
