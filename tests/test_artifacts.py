@@ -216,6 +216,13 @@ def test_hash_folder_sees_contents_not_place_or_time(tmp_path: Path) -> None:
         hash_folder(tmp_path / "c")
 
 
+def test_equal_artifacts_of_two_stores_have_one_hash_whenever_they_were_made(tmp_path: Path) -> None:
+    made = [Store(tmp_path / store).get_or_make("text", KEY, write("0123")) for store in ("a", "b")]
+    markers = [(folder / "artifact.json").read_bytes() for folder in made]
+    assert markers[0] != markers[1]
+    assert hash_folder(made[0]) == hash_folder(made[1])
+
+
 def test_hash_folder_reads_an_unchanged_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "model" / "weights.bin"
     file.parent.mkdir()

@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from raypo.artifacts.mirror import MARKER
 from raypo.errors import StorageError
 
 DIGITS = 32
@@ -53,7 +54,9 @@ def canonical(obj: Any) -> Any:
 
 
 def hash_folder(path: str | Path, cache: Path | None = None) -> str:
-    """Hash of the contents of a folder (or of one file): relative names and bytes, hidden entries left out.
+    """Hash of the contents of a folder (or of one file): relative names and bytes.
+
+    Hidden entries are left out, and the marker of an artifact, which says when it was made.
 
     `cache` is a folder where file hashes are remembered under size and modification time, so that the weights of a
     large model are read once. Names, times and the folder's own place do not enter the hash.
@@ -80,7 +83,7 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
         return
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in sorted(n for n in names if not n.startswith(".")):
+        for name in sorted(n for n in names if not n.startswith(".") and n != MARKER):
             file = Path(folder, name)
             yield file.relative_to(root).as_posix(), file
 
