@@ -97,6 +97,7 @@ class Materials:
             "model": self.base_hash,
             "tokens": hash_of(tokens.key),
             "sft": sft.model_dump(),
+            "seed": self.study.search.seed,
             "dtype": self.study.model.dtype,
             **({"lora": self.study.model.lora.model_dump()} if self.study.model.lora else {}),
         }

@@ -97,6 +97,14 @@ def test_the_start_is_found_again_where_what_it_imitates_is_the_same(
     assert (first == second) is same
 
 
+def test_a_search_of_another_seed_does_not_find_the_start_of_this_one(tmp_path: Path) -> None:
+    first = materials(tmp_path, [], epochs=0.1)
+    search = first.study.search.model_copy(update={"seed": 1})
+    second = Materials(first.study.model_copy(update={"search": search}), first.store, lambda _: None)
+    assert first.start != second.start
+    assert first.start_hash != second.start_hash, "it is trained in another order"
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("optimizer", "rmsprop"), ("schedule", "constant"), ("warmup", 0.9), ("gradient_clipping", 1e-3)],
