@@ -81,7 +81,7 @@ def run(
         mended = mend(search.journal)
         if mended:
             watcher.stage(mended)
-        check_resources(study, growing=address is not None)
+        check_resources(study, growing=address is not None, mirrored=search.copy.mirrored)
         settings = {
             "study": study.written(),
             "search": search.name,

@@ -113,18 +113,20 @@ def _init_arguments(study: Study, address: str | None, log_to_driver: bool) -> d
     return {**common, "address": "local", "num_cpus": cpus, "include_dashboard": False}
 
 
-def check_resources(study: Study, growing: bool) -> None:
+def check_resources(study: Study, growing: bool, mirrored: bool = False) -> None:
     """Compare what the slots need with what the cluster has.
 
     In a `growing` cluster, which is not of our own, one slot has to fit into what it has or its autoscaler may add;
-    the others wait for nodes.
+    the others wait for nodes. A search that is `mirrored` by an object store has a copy on every node.
 
     Raises:
-        ClusterError: the slots would wait for ever.
+        ClusterError: the slots would wait for ever, or their workers would not find each other's files.
     """
     import ray
 
     wanted = study.resources
+    if mirrored and (growing or len(ray.nodes()) > 1):
+        _check_one_copy(wanted)
     slots = 1 if growing else wanted.slots
     have = ray.cluster_resources()
     for name, each in (("GPU", wanted.gpus_per_worker), ("CPU", wanted.cpus_per_worker)):
@@ -138,6 +140,20 @@ def check_resources(study: Study, growing: bool) -> None:
             )
     if not (growing and any(_to_come(name) for name in ("GPU", "CPU"))):
         _check_placement(wanted, slots, ray.nodes())
+
+
+def _check_one_copy(wanted: Resources) -> None:
+    """The workers of a slot share files, which an object store leaves on the node of the first one.
+
+    Raises:
+        ClusterError: a slot could be on several nodes.
+    """
+    if wanted.workers > 1 and wanted.placement != "STRICT_PACK":
+        raise ClusterError(
+            f"resources: placement {wanted.placement} may put the {wanted.workers} workers of a slot on several nodes, "
+            "each with its own copy of what is in an object store; set resources.placement to STRICT_PACK, or keep the "
+            "search in a folder that all nodes share"
+        )
 
 
 def _check_placement(wanted: Resources, slots: int, nodes: list[dict[str, Any]]) -> None:

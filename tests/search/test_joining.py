@@ -93,3 +93,27 @@ def test_where_nodes_may_come_a_placement_waits_for_them(monkeypatch: pytest.Mon
     nodes_of(monkeypatch, [8])
     with pytest.raises(ClusterError, match="STRICT_SPREAD"):
         check_resources(study, growing=True)  # another one's cluster, without an autoscaler
+
+
+@pytest.mark.parametrize(
+    ("placement", "workers", "gpus", "growing", "refused"),
+    [
+        ("PACK", 2, [8], True, True),
+        ("SPREAD", 2, [8, 8], False, True),
+        ("PACK", 2, [8], False, False),  # a cluster of this machine
+        ("PACK", 1, [8, 8], True, False),
+        ("STRICT_PACK", 2, [8, 8], True, False),
+    ],
+)
+def test_with_an_object_store_a_slot_has_to_be_on_one_node(
+    placement: str, workers: int, gpus: list[int], growing: bool, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes_of(monkeypatch, gpus)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"GPU": n, "CPU": 64.0}} for n in gpus])
+    study = wanting(placement=placement, workers=workers, slots=1)
+    check_resources(study, growing)
+    if not refused:
+        check_resources(study, growing, mirrored=True)
+        return
+    with pytest.raises(ClusterError, match=rf"placement {placement} may put the 2 workers .*STRICT_PACK"):
+        check_resources(study, growing, mirrored=True)
