@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -14,6 +16,7 @@ import pytest
 from pyarrow import fs
 
 from raypo.artifacts import Store, hash_folder, hash_of
+from raypo.artifacts.lease import lease
 from raypo.errors import StorageError
 
 KEY = {"model": "abc", "max_length": 256}
@@ -168,6 +171,61 @@ def test_a_silent_lease_of_another_host_is_taken_over(tmp_path: Path, monkeypatc
     started = time.monotonic()
     Store(tmp_path).get_or_make("tokens", KEY, write("made"))
     assert time.monotonic() - started > 0.3
+
+
+def test_a_maker_whose_lease_was_taken_while_it_lived_finishes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raypo.artifacts.lease.HEARTBEAT_S", 60)  # a heart that stands still, as on a stalled disk
+    monkeypatch.setattr("raypo.artifacts.lease.STALE_S", 0.3)
+    begun, taken = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> None:
+        begun.set()
+        assert taken.wait(20)
+        (folder / "weights").write_text("same")
+
+    def hasty(folder: Path) -> None:
+        taken.set()
+        time.sleep(0.5)
+        (folder / "weights").write_text("same")
+
+    with ThreadPoolExecutor(2) as makers:
+        first = makers.submit(Store(tmp_path).get_or_make, "tokens", KEY, slow)
+        assert begun.wait(20)
+        second = makers.submit(Store(tmp_path).get_or_make, "tokens", KEY, hasty)
+        assert first.result() == second.result()
+    assert (first.result() / "weights").read_text() == "same"
+    assert list((tmp_path / "tokens").iterdir()) == [first.result()], "nothing is left beside it"
+
+
+def test_a_heart_beats_on_after_its_storage_failed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raypo.artifacts.lease.HEARTBEAT_S", 0.02)
+    beaten = threading.Event()
+
+    class Stalls:
+        """A note that cannot be read the first time."""
+
+        reads, text = 0, ""
+
+        def create(self, text: str) -> bool:
+            self.text = text
+            return True
+
+        def read(self) -> str:
+            self.reads += 1
+            if self.reads == 1:
+                raise OSError("503 slow down")
+            return self.text
+
+        def replace(self, text: str) -> None:
+            self.text = text
+            beaten.set()
+
+        def remove(self) -> None: ...
+
+    with lease(Stalls()):
+        assert beaten.wait(5)
 
 
 def test_list_sizes_and_prune(open_store) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -102,9 +102,12 @@ def lease(note: Note) -> Iterator[None]:
 
 def _beat(note: Note, mine: dict[str, Any], done: threading.Event) -> None:
     beat = 0
-    while not done.wait(HEARTBEAT_S) and _owner(note) == mine["owner"]:
-        beat += 1
-        note.replace(json.dumps({**mine, "beat": beat}))
+    while not done.wait(HEARTBEAT_S):
+        with suppress(OSError):  # storage that stalls now may answer the next beat
+            if _owner(note) != mine["owner"]:
+                return
+            beat += 1
+            note.replace(json.dumps({**mine, "beat": beat}))
 
 
 def _owner(note: Note) -> str | None:
@@ -136,6 +139,21 @@ class Watch:
         """Remove the dead lease; whoever creates the next one first is the new maker."""
         if self._seen is not None and self.note.read() == self._seen:
             self.note.remove()
+
+
+def this_process() -> str:
+    """The host, number and beginning of this process, as a part of a file's name without dots."""
+    return f"{_host()}-{os.getpid()}-{started(os.getpid())}"
+
+
+def has_ended(process: str) -> bool:
+    """Whether the process of such a name is known to be gone, which it is of this host's only."""
+    host, pid, start = process.rsplit("-", 2)
+    return host == _host() and started(int(pid)) != start
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "_")
 
 
 def started(pid: int) -> str | None:

@@ -1,7 +1,8 @@
 """A store of folders under content hashes: made once, found again by every trial, search and machine.
 
 An artifact is used only after its commit: locally a rename of the finished folder, in object storage a marker that is
-written last. What a crash left behind is never read, and goes when the artifact is made again or the store is pruned.
+written last. What a crash left behind is never read, and goes when the artifact is made again on the same machine or
+the store is pruned.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from pyarrow import fs
 
 from raypo.artifacts.hashing import canonical, hash_of
-from raypo.artifacts.lease import LocalNote, Watch, lease
+from raypo.artifacts.lease import LocalNote, Watch, has_ended, lease, this_process
 from raypo.artifacts.mirror import MARKER, Mirror, open_filesystem
 from raypo.errors import StorageError, StorageUnavailable
 
@@ -109,9 +110,9 @@ class Store:
     def _bring(self, kind: str, name: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> None:
         """Fetch the artifact from the mirror or make it, then commit it here; called by the lease's holder only."""
         folder = self.root / kind / name
-        for leftover in [*folder.parent.glob(f".{name}.*"), folder]:
+        for leftover in [*filter(_is_left, folder.parent.glob(f".{name}.*")), folder]:
             _remove(leftover)
-        part = folder.with_name(f".{name}.{uuid.uuid4().hex}")
+        part = folder.with_name(f".{name}.{this_process()}.{uuid.uuid4().hex}")
         part.mkdir(parents=True)
         try:
             with lease(self.mirror.lease(kind, name)) if self.mirror else nullcontext():
@@ -166,6 +167,12 @@ def cache_home() -> Path:
 def _describe(folder: Path, key: Mapping[str, Any]) -> dict[str, Any]:
     files = {f.relative_to(folder).as_posix(): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
     return {"key": canonical(key), "created": time.time(), "files": files}
+
+
+def _is_left(part: Path) -> bool:
+    """Whether nobody works in a half-made folder: whose lease was taken, because its heart stood still, may do so."""
+    words = part.name.split(".")
+    return len(words) < 4 or has_ended(words[2])
 
 
 def _marker(folder: Path) -> dict[str, Any] | None:
