@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raypo.search.drawing import PRIOR, rules_of
 from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
@@ -30,6 +31,8 @@ from raypo.study import Study, build
 from raypo.study.loading import override
 
 _SECTIONS = ("model", "data", "objective")
+_ASKING = ("base_url", "key_variable", "concurrency", "max_cost", "price_per_million_tokens")
+"""How a judge is asked and paid, which changes no verdict of it."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def why_not(before: Study, after: Study, row: Row) -> str | None:
         return "its method is gone"
     if before.methods[row.label].reference != after.methods[row.label].reference:
         return "its label names another method"
-    old, new = before.written(), after.written()
+    old, new = _told(before), _told(after)
     point = _point(before, row)
     for section in _SECTIONS:
         for key in sorted(old[section].keys() | new[section].keys()):
@@ -106,6 +109,14 @@ def why_not(before: Study, after: Study, row: Row) -> str | None:
     if own and before.fixed_transforms() != after.fixed_transforms():
         return "data.transforms differs for model.sft"
     return _point_differs(before, after, row.label, point) or _micro_batch_differs(before, after, row.label, point)
+
+
+def _told(study: Study) -> dict[str, Any]:
+    """A study as plain data, without what says only how its judge is asked."""
+    written = study.written()
+    for name in _ASKING:
+        del written["objective"]["judge"][name]
+    return written
 
 
 def _point_differs(before: Study, after: Study, label: str, point: dict[str, Value]) -> str | None:

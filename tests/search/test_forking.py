@@ -84,6 +84,15 @@ def test_whatever_changes_figures_drops_the_trials(old: SearchFolder, change: st
     assert set(made.dropped.values()) == {why}
 
 
+def test_how_a_judge_is_asked_and_paid_keeps_the_trials_and_who_it_is_does_not(tmp_path: Path) -> None:
+    judge = {"kind": "llm", "model": "a", "max_cost": 1, "price_per_million_tokens": [1, 2]}
+    search = create(build({**STUDY, "storage": str(tmp_path), "objective": {"judge": judge, "at": [1]}}, "asked"))
+    Played(search).run()
+    asked = [f"objective.judge.{text}" for text in ("max_cost=5", "concurrency=2", "base_url=http://localhost:1/v1")]
+    assert len(fork(search, "richer", asked).taken) == 4
+    assert set(fork(search, "another", ["objective.judge.model=b"]).dropped.values()) == {"objective.judge differs"}
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
