@@ -60,7 +60,7 @@ def _read(
 ) -> list[Prompt]:
     source = _source(study, wanted)
     if source == QUICKSTART:
-        found = _generated(wanted.count, study.search.seed, wanted.split)
+        found = _generated(wanted.count, study.search.seed, wanted.split, but)
     elif from_heldout(study, wanted):
         found = _of_heldout(study, wanted, heldout(), key, but)
     else:
@@ -71,8 +71,13 @@ def _read(
     return [Prompt(text, best, source) for text, best in found]
 
 
-def _generated(count: int, seed: int, split: str) -> Found:
-    return [(prompt, None) for prompt in task.prompts(count, seed, SPLITS.get(split, split))]  # type: ignore[arg-type]
+def _generated(count: int, seed: int, split: str, but: Collection[str]) -> Found:
+    part: Any = SPLITS.get(split, split)
+    found, made = list[str](), 0
+    while len(found) < count:
+        made += count - len(found)
+        found = [prompt for prompt in task.prompts(made, seed, part) if normalised(prompt) not in but]
+    return [(prompt, None) for prompt in found]
 
 
 def _of_heldout(study: Study, wanted: Prompts, heldout: Sequence[Record], key: str, but: Collection[str]) -> Found:

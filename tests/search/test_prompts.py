@@ -55,6 +55,22 @@ def test_a_confirmation_asks_others_than_the_search(tmp_path: Path) -> None:
     assert texts(same, confirm=True) == [f"What is {i} ?" for i in range(30, 110)]
 
 
+@pytest.mark.parametrize("split", ["test", "confirm"])
+def test_a_confirmation_on_the_quickstart_asks_others_too(tmp_path: Path, split: str) -> None:
+    content = {
+        "name": "asked",
+        "model": {"path": "quickstart"},
+        "data": {"source": "quickstart"},
+        "methods": {"dpo": {"beta": 0.1}},
+        "objective": {"judge": {"kind": "rule", "function": "quickstart"}, "prompts": {"count": 100}},
+        "confirm": {"top": 1, "prompts": {"split": split, "count": 600}},
+    }
+    found = Materials(build(content, "asked"), Store(tmp_path), lambda _: None)
+    asked = texts(found, confirm=True)
+    assert len(set(asked)) == 600
+    assert not {*texts(found)} & {*asked}
+
+
 def test_confirmation_prompts_that_occur_in_training_are_told(tmp_path: Path) -> None:
     named = {"source": str(tmp_path / "mine.jsonl"), "columns": {"prompt": "question"}, "count": 10}
     found = materials(tmp_path, 0.5, {"count": 10}, top=1, prompts=named)
