@@ -2,7 +2,8 @@
 
 Steps and tokens are counted from the tokenised data. Hours come from an earlier search of the same model, data,
 training and objective where the storage has one, and from a short probe in this process otherwise; a probe takes each
-worker to be as fast as this machine. Pruned trials take less, so hours are an upper bound where there is a pruner.
+worker to be as fast as this machine. Pruned trials take less, so hours are an upper bound where there is a pruner, and
+where further seeds are for promising trials alone.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def plan(study: Study, say: Callable[[str], None], *, probing: bool = True) -> P
 def assembled(study: Study, methods: tuple[MethodPlan, ...], basis: str, memory: Memory) -> Plan:
     """The totals over all methods, their seeds and the confirmation; a budget holds the trials and not the latter."""
     budget, resources = Budget.of(study, 0.0), study.resources
-    seeds = 1 if study.search.repeats.promising_only else study.search.repeats.seeds
+    seeds = study.search.repeats.seeds
     trials = None if any(m.trials is None for m in methods) else sum(m.trials or 0 for m in methods)
     again = sum(min(m.trials or study.confirm.top, study.confirm.top) for m in methods) * study.confirm.seeds
     spent: float | None = None

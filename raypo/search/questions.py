@@ -15,7 +15,8 @@ class Questions:
     """Calls of the judge: one comparison asks for both orders, or for a mark of each answer.
 
     `calls` and `cost` are None where the budget decides how many trials there are, or where there is no price. Marks
-    are kept, so an opponent's answers are marked once. `cost` is an upper estimate in the currency of the prices.
+    are kept, so an opponent's answers are marked once; `calls` takes every trial for one that gets its further seeds.
+    `cost` is an upper estimate in the currency of the prices.
     """
 
     judge: str
@@ -34,11 +35,11 @@ def questions_of(study: Study, trials: int | None) -> Questions:
     per_trial = wanted.prompts.count * at * once
     calls = None
     if trials is not None:
-        repeats = 1 if study.search.repeats.promising_only else study.search.repeats.seeds
-        confirming = (study.confirm.prompts or wanted.prompts).count * study.confirm.top * study.confirm.seeds * once
-        again = (repeats - 1) * wanted.prompts.count * once
+        unseen = (study.confirm.prompts or wanted.prompts).count if study.confirm.top else 0
+        confirming = unseen * study.confirm.top * study.confirm.seeds * once
+        again = (study.search.repeats.seeds - 1) * wanted.prompts.count * once
         calls = trials * (per_trial + again) + confirming * len(study.methods)
-        calls += wanted.prompts.count if rates else 0
+        calls += wanted.prompts.count + unseen if rates else 0
     return Questions(wanted.judge.kind, wanted.prompts.count, at, per_trial, calls, _cost(study, calls))
 
 
@@ -52,7 +53,7 @@ def _calls_per_comparison(study: Study) -> tuple[int, bool]:
 
 def _cost(study: Study, calls: int | None) -> float | None:
     judge = study.objective.judge
-    if calls is None or judge.kind != "llm" or judge.price_per_million_tokens is None:
+    if calls is None or judge.kind != "llm" or not any(judge.price_per_million_tokens):
         return None
     template = TEMPLATES.get(str(judge.template))
     asked = 0 if template is None else len(template.text) // CHARACTERS_PER_TOKEN

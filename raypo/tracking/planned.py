@@ -40,6 +40,8 @@ def _sentences(plan: Plan) -> list[str]:
     host = f", {_size(memory.host)} in main memory" if memory.host else ""
     calls = "as many calls as trials need" if asked.calls is None else f"{_count(asked.calls)} calls"
     cost = "" if asked.cost is None else f", at most about {asked.cost:.2f} in the currency of its prices"
+    if asked.judge == "llm" and asked.cost is None and asked.calls is not None:
+        cost = ", cost unknown without objective.judge.price_per_million_tokens"
     return [
         f"time     {runs}, {time}",
         f"memory   {_size(memory.total)} a worker, {_count(memory.parameters)} parameters: {_size(memory.device)} "

@@ -120,6 +120,26 @@ def test_questions_and_their_price(tmp_path: Path) -> None:
     assert questions_of(build(content, "planned"), None).cost is None
 
 
+def test_a_judge_without_prices_has_an_unknown_cost(tmp_path: Path) -> None:
+    judge = {"kind": "llm", "model": "some-model", "template": "hh"}
+    study = build(
+        {**CONTENT, "objective": {**CONTENT["objective"], "judge": judge}, "storage": str(tmp_path)}, "planned"
+    )
+    assert questions_of(study, 10).cost is None
+    said = to_rich(assembled(study, (MethodPlan("dpo", 10, 1, 1, 1, None),), "", NOTHING)).renderables[-1]
+    assert str(said).endswith("cost unknown without objective.judge.price_per_million_tokens")
+
+
+def test_calls_and_hours_bound_what_further_seeds_and_the_confirmation_may_take(tmp_path: Path) -> None:
+    content = study_with(tmp_path, search={"repeats": {"seeds": 3, "promising_only": True}}).written()
+    study = build({**content, "confirm": {"top": 1, "seeds": 2, "prompts": {"count": 100}}}, "planned")
+    asked = questions_of(study, 6)
+    assert asked.calls == 6 * (3 * 16 + 2 * 16) + 2 * 2 * 100 + 16 + 100, "the opponent answers unseen prompts too"
+    methods = tuple(MethodPlan(label, 3, 1, 1, 1, 1.0) for label in ("dpo", "orpo"))
+    made = assembled(study, methods, "", NOTHING)
+    assert (made.runs, made.device_hours) == (6 * 3 + 4, pytest.approx((6 * 3 + 4) / 3600))
+
+
 @pytest.mark.parametrize(
     ("resources", "share"),
     [
