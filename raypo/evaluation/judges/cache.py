@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
@@ -35,15 +36,21 @@ class SharedLines:
                 file.seek(self._read.get(path, 0))
                 whole = file.read().rpartition(b"\n")[0]
             self._read[path] = self._read.get(path, 0) + len(whole) + bool(whole)
-            yield from map(json.loads, whole.splitlines())
+            for line in whole.splitlines():
+                with contextlib.suppress(ValueError):  # torn, where a disk was full
+                    yield json.loads(line)
 
     def append(self, line: Any) -> None:
-        """Write one line."""
+        """Write one line; after one that found no room the next begins another file."""
         if self._own is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._own = self.folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-        with self._own.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self._own.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError:
+            self._own = None
+            raise
 
 
 class MarkCache:

@@ -1,5 +1,6 @@
 """The rule judge, the cache of marks, and the templates' readers."""
 
+import errno
 import math
 import os
 from multiprocessing import get_context
@@ -81,6 +82,27 @@ def test_a_line_that_was_never_finished_is_not_read_until_it_is(tmp_path: Path) 
     assert list(lines.new()) == [["b", 0.5]]
     assert list(lines.new()) == []
     assert os.listdir(tmp_path) == ["1.jsonl"]
+
+
+def test_a_line_that_a_full_disk_tore_is_passed_over_and_none_is_written_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torn.jsonl").write_text('["a", 0.["b", 1.0]\n["c", 1.0]\n')
+    assert list(SharedLines(tmp_path).new()) == [["c", 1.0]]
+    lines, opened = SharedLines(tmp_path / "own"), Path.open
+
+    def full(path: Path, *how: Any) -> Any:
+        file = opened(path, *how)
+        file.write('["torn", ')
+        file.close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full)
+        with pytest.raises(OSError, match="No space"):
+            lines.append(["d", 0.0])
+    lines.append(["e", 1.0])
+    assert list(SharedLines(tmp_path / "own").new()) == [["e", 1.0]]
 
 
 def test_keys_know_order_judge_and_texts() -> None:
