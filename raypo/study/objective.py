@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -25,6 +27,21 @@ class Prompts(Section):
     transforms: tuple[dict[str, Any], ...] = ()
 
 
+_SECRET = re.compile("key|token|secret|passw|pwd", re.IGNORECASE)
+
+
+def _open_address(url: str | None) -> str | None:
+    """A server's address; a key in it would end in every copy of the study."""
+    if url is not None:
+        parts = urlsplit(url)
+        if parts.username is not None or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query)):
+            raise ValueError(
+                "has a key or password in it, which every copy of the study would show; name the environment variable "
+                "that holds it in key_variable"
+            )
+    return url
+
+
 class Judge(Section):
     """Who compares two answers; `kind` says which of the other keys are read."""
 
@@ -44,7 +61,7 @@ class Judge(Section):
     model: str | None = None
     revision: str = ""
     template: str = "alpaca_eval"
-    base_url: str | None = None
+    base_url: Annotated[str | None, AfterValidator(_open_address)] = None
     key_variable: str = "OPENAI_API_KEY"
     concurrency: Count = 8
     max_cost: Positive | None = None

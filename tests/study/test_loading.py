@@ -237,6 +237,15 @@ def test_a_password_in_a_databases_url_is_refused_and_not_repeated(study_file: P
     assert "hunter2" not in said
 
 
+@pytest.mark.parametrize(
+    "url", ["http://me:hunter2@host/v1", "http://hunter2@host/v1", "http://host/v1?api_key=hunter2"]
+)
+def test_a_key_in_a_judges_address_is_refused_and_not_repeated(study_file: Path, url: str) -> None:
+    (said,) = problems(study_file, f"objective.judge={{kind: llm, model: m, base_url: '{url}'}}")
+    assert said.startswith(f"{study_file}: objective.judge.base_url: has a key or password in it")
+    assert "hunter2" not in said
+
+
 def test_what_else_a_databases_url_asks_for_is_kept(study_file: Path) -> None:
     url = "postgresql://me@host/db?sslmode=require&passfile=/etc/pgpass"
     assert load(study_file, [f"ledger={url}"]).ledger == url

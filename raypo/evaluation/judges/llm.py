@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from raypo.artifacts import hash_folder
 from raypo.errors import JudgeError
 from raypo.evaluation.judges.cache import MarkCache
 from raypo.evaluation.judges.chat import Address, ChatServer, Patience, Unanswered
@@ -68,12 +69,13 @@ def llm(
         Patience(attempts, timeout_s, wait_s),
     )
     source: Asked = server
+    replies = ""
     if replay is not None:
-        source = Recorded(replay, model=model)
+        source, replies = Recorded(replay, model=model), hash_folder(replay)
     elif record is not None:
         source = Recorded(record, server, model)
     sent = asked.decoding if decoding is None else decoding
-    who = ChatJudge(source, model, asked, sent, revision, concurrency, server)
+    who = ChatJudge(source, model, asked, sent, revision, concurrency, server, replies)
     if asked.single:
         return RatingJudge(who, partial(win_tie_loss, tie=asked.tie), cache, max_failed)
     return PairJudge(who, cache, max_failed)
@@ -90,6 +92,8 @@ class ChatJudge:
     revision: str
     concurrency: int
     server: ChatServer
+    replies: str = ""
+    """Hash of the file that answers in place of the server."""
 
     @property
     def name(self) -> str:
@@ -98,6 +102,7 @@ class ChatJudge:
     @property
     def identity(self) -> Mapping[str, Any]:
         asked = {"template": self.template.revision, "decoding": dict(self.decoding)}
+        asked |= {"replies": self.replies} if self.replies else {}
         return {"judge": "llm", "model": self.model, "revision": self.revision, **asked}
 
     def rate(self, answers: Sequence[Answer]) -> Iterable[Mark]:

@@ -208,6 +208,15 @@ def test_replies_on_file_replace_the_server(service: ChatService, tmp_path: Path
         llm("gpt-x", "hh", replay=tmp_path / "absent")
 
 
+def test_other_replies_on_file_make_another_judge(service: ChatService, tmp_path: Path) -> None:
+    service.reply = honest
+    llm("gpt-x", "hh", **FAST, record=tmp_path / "a").judge(ITEMS[:1])
+    service.reply = lambda _: said("More helpful: A")
+    llm("gpt-x", "hh", **FAST, record=tmp_path / "b").judge(ITEMS[:1])
+    both = [llm("gpt-x", "hh", replay=tmp_path / f, cache=MarkCache(tmp_path / "c")).judge(ITEMS[:1]) for f in "ab"]
+    assert [verdict.score for (verdict,) in both] == [1.0, 0.5]
+
+
 def test_verdicts_are_cached_by_all_that_they_depend_on(service: ChatService, tmp_path: Path) -> None:
     service.reply = honest
     first = llm("gpt-x", "hh", **FAST, cache=MarkCache(tmp_path)).judge(ITEMS)
