@@ -32,7 +32,7 @@ from raypo.search.judging import make_judge
 from raypo.search.materials import Materials
 from raypo.search.origins import origins
 from raypo.search.remote import WorkingCopy
-from raypo.search.together import all_cores, led, rank
+from raypo.search.together import all_cores, led
 from raypo.search.trialing import Segment, Stopped, run_of
 from raypo.spaces import Value
 from raypo.study import build
@@ -103,16 +103,18 @@ class TrialBench:
             if not any(name.startswith("data.") for name in self.study.space(label)):
                 trial_inputs(self.materials, self._trainer_for(point), entry, _complete(self.study.axes(label)))
         trainer = self._trainer_for({})
-        if rank() == 0:
-            self._say("making the judge ready")
-            with all_cores():
-                _ = self.judge
+        led(self._make_judge)
         trainer.rewind()
         self.evaluator.opponent(trainer, confirm=False)
         if self.study.confirm.top:
             self.evaluator.opponent(trainer, confirm=True)
         notes = led(self._told)
         return Outcome(job.trial, "finished", 1.0, evaluation={"notes": notes}, cost_s=time.monotonic() - began)
+
+    def _make_judge(self) -> None:
+        self._say("making the judge ready")
+        with all_cores():
+            _ = self.judge
 
     def _check_heldout(self) -> None:
         """Raises StudyError where no pair is left to measure the objective on."""
