@@ -110,9 +110,14 @@ def _go_on(name: str, storage: str, address: str | None, json_: bool) -> None:
 def run(found: Any, study: Any, terminal: Any, address: str | None, json_: bool) -> None:
     """Run a search in this process, then say which configuration won."""
     from raypo.search import driver
+    from raypo.search.preflight import check_here
     from raypo.search.reading import read_results
+    from raypo.tracking.projection import resolve_mode
     from raypo.tracking.watching import watchers
 
+    resolve_mode(study.tracking.wandb)  # a key that is missing is told before anything is made
+    if address is None:
+        check_here(study)
     try:
         driver.run(found, study, watchers(found, study, terminal, terminal.say), address=address)
     except KeyboardInterrupt:

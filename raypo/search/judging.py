@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,12 +13,14 @@ from raypo.data.keys import hash_records
 from raypo.data.records import Pair
 from raypo.data.rendering import TEMPLATES, TRANSCRIPT
 from raypo.data.specs import apply_transforms, parse_transforms
-from raypo.errors import StudyError
+from raypo.errors import JudgeError, StudyError
 from raypo.evaluation.judges import Judge
 from raypo.evaluation.judges.cache import MarkCache
+from raypo.evaluation.judges.templates import TEMPLATES as ASKED
 from raypo.search.materials import Materials, model_folder
 from raypo.search.sources import QUICKSTART, read_judge_rows, read_records
 from raypo.study import Study
+from raypo.study.entries import nearest
 from raypo.study.objective import Judge as JudgeSection
 
 HELDOUT = 0.1
@@ -56,6 +60,35 @@ def make_judge(materials: Materials, device: str, search: Path) -> Judge:
         case "llm":
             return _llm(wanted, cache, search / "spending")
     raise StudyError(f"objective.judge.kind: {wanted.kind!r}")
+
+
+def unready(study: Study) -> Iterator[str]:
+    """Why the study's judge cannot be made, as far as that can be told before it is."""
+    wanted = study.objective.judge
+    if wanted.kind == "rule" and wanted.function != QUICKSTART:
+        from raypo.evaluation.judges.rule import imported
+
+        try:
+            imported(str(wanted.function))
+        except JudgeError as error:
+            yield f"objective.judge.function: {error}"
+    if wanted.kind == "llm":
+        if wanted.template not in ASKED:
+            told = f"no such template, got {wanted.template!r}; allowed: {', '.join(ASKED)}"
+            yield f"objective.judge.template: {told}{nearest(wanted.template, ASKED)}"
+        if wanted.max_cost is not None and not any(wanted.price_per_million_tokens):
+            yield "objective.judge.max_cost: never stops anything without price_per_million_tokens; give both prices"
+
+
+def unreachable(study: Study) -> Iterator[str]:
+    """Why nobody would answer the judge's questions, as far as this machine's environment tells."""
+    wanted = study.objective.judge
+    named = wanted.base_url or os.environ.get("OPENAI_BASE_URL") or os.environ.get(wanted.key_variable)
+    if wanted.kind == "llm" and wanted.replay is None and not named:
+        yield (
+            f"objective.judge: no server is named; set {wanted.key_variable} for OpenAI, or base_url (or the variable "
+            "OPENAI_BASE_URL) for a server of your own"
+        )
 
 
 def _llm(wanted: JudgeSection, cache: MarkCache, spending: Path) -> Judge:

@@ -20,6 +20,7 @@ from raypo.search.budget import Accounts, Budget
 from raypo.search.folders import artifact_store, location_of
 from raypo.search.forecast import Memory, Probe, memory_of, probe
 from raypo.search.materials import Materials
+from raypo.search.preflight import check
 from raypo.search.questions import Questions, questions_of
 from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row
@@ -63,7 +64,12 @@ class Plan:
 
 
 def plan(study: Study, say: Callable[[str], None], *, probing: bool = True) -> Plan:
-    """Work out a study's plan; the data it tokenises and the model it fetches are kept for the search."""
+    """Work out a study's plan; the data it tokenises and the model it fetches are kept for the search.
+
+    Raises:
+        StudyError: a search would refuse the study.
+    """
+    check(study, say)
     materials = Materials(study, artifact_store(study.storage), say)
     tokens = {label: _tokens(materials, study, label) for label in study.methods}
     costs, basis = earlier(study) or (dict[str, float](), "no measurement")

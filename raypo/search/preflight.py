@@ -7,19 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from optuna.study import StudyDirection
+
 from raypo.data.records import Record
 from raypo.data.specs import parse_transforms
 from raypo.errors import DataError, StudyError
 from raypo.methods import check_corners
-from raypo.search.drawing import rules_of
+from raypo.search.drawing import rules_of, sampler_of
 from raypo.search.fitting import ROWS, first_prompts, first_records, framed_apart, misfits, remarks
+from raypo.search.judging import unreachable, unready
 from raypo.search.measuring import unmeasurable
 from raypo.search.pruners import make_pruner
 from raypo.search.pruning import pruner_name
 from raypo.search.sources import read_judge_rows
 from raypo.spaces import Space, Value, corners
 from raypo.study import Entry, Study
+from raypo.study.entries import nearest
+from raypo.training.settings import EngineSetup
 
+OPPONENTS = ("start", "chosen")
 CORNERS = 256
 """Corners tried per method; a space of more axes than that covers is tried at its first ones."""
 
@@ -33,6 +39,7 @@ def check(study: Study, say: Callable[[str], None]) -> None:
         StudyError: one line a problem.
     """
     problems = [*_missing_files(study), *_no_model(study), *_wrong_transforms(study), *unmeasurable(study)]
+    problems += [*unready(study), *_no_engine(study)]
     variants: list[list[Record]] = [[]]
     if not problems:
         try:
@@ -54,11 +61,23 @@ def check(study: Study, say: Callable[[str], None]) -> None:
             continue
         problems += [f"methods.{label}: {problem}" for problem in check_corners(entry.method, points)]
         problems += [f"methods.{label}: {problem}" for problem in _beyond_the_engine(study, entry, points)]
+        problems += [f"methods.{label}: {problem}" for problem in _no_point(study, label)]
     if problems:
         raise StudyError("\n".join(problems))
     for remark in remarks(study, variants[0]):
         say(remark)
     say(f"checked: {', '.join(study.methods)} and their gradients are finite at every corner of their spaces")
+
+
+def check_here(study: Study) -> None:
+    """Look for what this very machine lacks to run a study's trials.
+
+    Raises:
+        StudyError: one line a problem.
+    """
+    problems = list(unreachable(study))
+    if problems:
+        raise StudyError("\n".join(problems))
 
 
 def _points(study: Study, label: str) -> Iterator[Mapping[str, Value]]:
@@ -84,6 +103,32 @@ def _beyond_the_engine(study: Study, entry: Entry, points: list[dict[str, Any]])
         yield "a moving reference cannot be mixed from adapters; train without model.lora, or leave the method out"
 
 
+def _no_engine(study: Study) -> Iterator[str]:
+    """What the engine refuses, of every optimizer that some trial or the starting model is trained with."""
+    stage, sft = study.resources.zero_stage, study.model.sft
+    setups: dict[str, dict[str, Any]] = {"resources.": {"offload": study.resources.offload}}
+    setups |= {"model.sft.": {"optimizer": sft.optimizer}} if sft is not None else {}
+    for label in study.methods:
+        named = study.axes(label)["optimizer"]
+        for value in named.values if isinstance(named, Space) else (named,):
+            setups[f"methods.{label}."] = {"optimizer": value}
+            if value == "adafactor":
+                break
+    for where, settings in setups.items():
+        try:
+            EngineSetup("", zero_stage=stage, **settings)
+        except ValueError as error:
+            yield f"{where}{str(error).removeprefix('training.')}"
+
+
+def _no_point(study: Study, label: str) -> Iterator[str]:
+    """Why the constraints leave a method no first trial."""
+    try:
+        sampler_of(study, label).suggest(0, [], label, [StudyDirection.MAXIMIZE])
+    except StudyError as error:
+        yield str(error)
+
+
 def _unreadable_judge(study: Study) -> Iterator[str]:
     if study.objective.judge.kind == "bradley_terry":
         try:
@@ -106,10 +151,12 @@ def _no_model(study: Study) -> Iterator[str]:
 
 
 def _wrong_transforms(study: Study) -> Iterator[str]:
-    """Those of prompts and judge, which are read long after the data's."""
+    """Those of prompts and judge, which are read long after the data's, and every value of the data's axes."""
     objective, confirm = study.objective, study.confirm.prompts
     lists = {"objective.prompts": objective.prompts.transforms, "objective.judge": objective.judge.transforms}
     lists |= {"confirm.prompts": confirm.transforms} if confirm is not None else {}
+    axes = [(name, v) for given in study.data.transforms for name, v in given.items() if isinstance(v, Space)]
+    lists |= {f"data.{name}={value}": ({name: value},) for name, axis in axes for value in axis.values}
     for where, transforms in lists.items():
         try:
             parse_transforms(transforms, f"{where}.transforms")
@@ -124,14 +171,22 @@ def _missing_files(study: Study) -> Iterator[str]:
         "objective.prompts.source": study.objective.prompts.source,
         "objective.judge.source": judge.source,
         "objective.judge.path": judge.path,
-        "objective.judge.replay": None,
+        "objective.judge.replay": judge.replay,
         "model.path": study.model.path,
+        "model.sft.source": study.model.sft.source if study.model.sft else None,
+        "data.encoder": study.data.encoder,
         "model.build.text": study.model.build.text if study.model.build else None,
-        "objective.opponent": study.objective.opponent,
     }
     for where, value in named.items():
-        if value is not None and _looks_local(value) and not Path(value).expanduser().exists():
+        file = where == "objective.judge.replay" or (value is not None and _looks_local(value))
+        if value is not None and file and not Path(value).expanduser().exists():
             yield f"{where}: no such file or folder, got {value!r}; paths are relative to {Path.cwd()}"
+    opponent = study.objective.opponent
+    if opponent not in OPPONENTS and not Path(opponent).expanduser().exists():
+        yield (
+            f"objective.opponent: neither {' nor '.join(OPPONENTS)} nor a file, got {opponent!r}; paths are relative "
+            f"to {Path.cwd()}{nearest(opponent, OPPONENTS)}"
+        )
 
 
 def _looks_local(value: str) -> bool:

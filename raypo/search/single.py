@@ -27,7 +27,7 @@ from raypo.search.jobs import Job, Outcome
 from raypo.search.judging import trained_reward_model
 from raypo.search.materials import Materials
 from raypo.search.origins import origins
-from raypo.search.preflight import check
+from raypo.search.preflight import check, check_here
 from raypo.search.remote import WorkingCopy
 from raypo.spaces import Space
 from raypo.study import Study
@@ -51,6 +51,7 @@ def train(study: Study, label: str, name: str, say: Callable[[str], None]) -> tu
         raise StorageError(f"--name {name}: there is a search of that name in {study.storage}; give another name")
     alone = study.model_copy(update={"methods": {label: study.methods[label]}})
     check(alone, say)
+    check_here(alone)
     bench = TrialBench(alone.written(), name, location, study.allow_code)
     pulse = _Telling(say)
     try:
