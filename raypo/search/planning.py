@@ -26,10 +26,30 @@ from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row
 from raypo.search.searches import opened, targets
 from raypo.search.trialing import optimisation_of
-from raypo.spaces import Space, Value
+from raypo.spaces import Space, Value, corners
 from raypo.study import Study
 
 _SAME = ("model", "data", "training", "objective")
+_LENGTHS = (
+    "epochs",
+    "steps",
+    "batch_size",
+    "data.fraction",
+    "data.filter",
+    "data.lists_to_pairs",
+    "data.mix",
+    "data.split",
+)
+"""Axes that change how long a trial is."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a trial is."""
+
+    examples: int
+    steps: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -37,7 +57,7 @@ class MethodPlan:
     """One method: trials (None where the budget decides), and what one of them takes.
 
     `tokens` go through the policy; `device_s` is None where nothing is known. Where axes change a trial's length, the
-    first value of each counts.
+    average over their ends counts.
     """
 
     label: str
@@ -71,15 +91,17 @@ def plan(study: Study, say: Callable[[str], None], *, probing: bool = True) -> P
     """
     check(study, say)
     materials = Materials(study, artifact_store(study.storage), say)
-    tokens = {label: _tokens(materials, study, label) for label in study.methods}
+    lengths = {label: _length(materials, study, label) for label in study.methods}
+    tokens = {label: _tokens(materials, study, label, points_of(study, label)[0]) for label in study.methods}
     costs, basis = earlier(study) or (dict[str, float](), "no measurement")
     if probing and not costs.keys() >= study.methods.keys():
         found = probe(materials, tokens, say)
-        costs = {
-            label: device_s(study, found, label, _per_trial(study, label, tokens[label])) for label in study.methods
-        }
+        costs = {label: device_s(study, found, label, length.tokens) for label, length in lengths.items()}
         basis = "a probe of a few steps here"
-    methods = tuple(_method(study, label, tokens[label], costs.get(label)) for label in study.methods)
+    methods = tuple(
+        MethodPlan(label, targets(study)[label], length.examples, length.steps, length.tokens, costs.get(label))
+        for label, length in lengths.items()
+    )
     return assembled(study, methods, basis, memory_of(materials, tokens))
 
 
@@ -138,28 +160,28 @@ def _trains_the_same(one: Mapping[str, Any], other: Any) -> bool:
     return all(one[section] == other.get(section) for section in _SAME)
 
 
-def first_point(study: Study, label: str) -> dict[str, Value]:
-    """A point of a method's space, for what hardly depends on which."""
-    return {name: v.values[0] if isinstance(v, Space) else v for name, v in study.axes(label).items()}
+def points_of(study: Study, label: str) -> list[dict[str, Value]]:
+    """Points of a method's space at every end of the axes that change how long a trial is, at first values else."""
+    axes = study.axes(label)
+    axes |= {name: v.values[0] for name, v in axes.items() if isinstance(v, Space) and name not in _LENGTHS}
+    return list(corners(axes))
 
 
-def _tokens(materials: Materials, study: Study, label: str) -> TokenSet:
+def _tokens(materials: Materials, study: Study, label: str, point: Mapping[str, Value]) -> TokenSet:
     kind: Any = study.methods[label].method.data
-    return materials.training_tokens(kind, first_point(study, label)).set
+    return materials.training_tokens(kind, point).set
 
 
-def _method(study: Study, label: str, tokens: TokenSet, cost: float | None) -> MethodPlan:
-    steps = _steps(study, label, tokens)
-    return MethodPlan(label, targets(study)[label], len(tokens), steps, _per_trial(study, label, tokens), cost)
+def _length(materials: Materials, study: Study, label: str) -> Length:
+    """The average over a method's points."""
+    found = [_of_a_point(_tokens(materials, study, label, point), point) for point in points_of(study, label)]
+    examples, steps, tokens = (round(sum(figures) / len(found)) for figures in zip(*found, strict=True))
+    return Length(examples, steps, tokens)
 
 
-def _steps(study: Study, label: str, tokens: TokenSet) -> int:
-    wanted = optimisation_of(first_point(study, label))
+def _of_a_point(tokens: TokenSet, point: Mapping[str, Value]) -> tuple[int, int, int]:
+    """Examples, steps and tokens that a trial takes."""
+    wanted = optimisation_of(point)
     batches = Batches.of(tokens, wanted.batch_size, 0)
-    return wanted.steps or max(1, math.ceil(round((wanted.epochs or 0) * batches.steps_per_epoch, 9)))
-
-
-def _per_trial(study: Study, label: str, tokens: TokenSet) -> int:
-    batches = Batches.of(tokens, optimisation_of(first_point(study, label)).batch_size, 0)
-    epochs = _steps(study, label, tokens) / batches.steps_per_epoch
-    return round(epochs * int(tokens.example_lengths().sum()))
+    steps = wanted.steps or max(1, math.ceil(round((wanted.epochs or 0) * batches.steps_per_epoch, 9)))
+    return len(tokens), steps, round(steps / batches.steps_per_epoch * int(tokens.example_lengths().sum()))

@@ -56,6 +56,22 @@ def test_a_small_study_is_counted_and_probed(tmp_path: Path) -> None:
     assert made.memory.device == pytest.approx(16 * made.memory.parameters / GIB)
 
 
+def test_axes_that_change_how_long_a_trial_is_count_by_their_average(tmp_path: Path) -> None:
+    parts = ({"epochs": 1, "fraction": 0.2}, {"epochs": 3, "fraction": 0.2}, {"epochs": 1, "fraction": 1.0})
+    ends = [*parts, {"epochs": 3, "fraction": 1.0}]
+
+    def planned(epochs: Any, fraction: Any) -> MethodPlan:
+        data = {"transforms": [{"fraction": fraction}, {"flip_labels": {"choice": [0.0, 0.5]}}]}
+        study = study_with(tmp_path, data=data, training={"epochs": epochs})
+        return plan(study, lambda _: None, probing=False).methods[0]
+
+    alone = [planned(**end) for end in ends]
+    both = planned(epochs={"uniform": [1, 3]}, fraction={"choice": [0.2, 1.0]})
+    for figure in ("examples", "steps", "tokens"):
+        assert getattr(both, figure) == pytest.approx(sum(getattr(one, figure) for one in alone) / 4, abs=1)
+    assert alone[0].steps < both.steps < alone[-1].steps
+
+
 def test_every_method_is_probed_as_it_trains(tmp_path: Path) -> None:
     said: list[str] = []
     study = study_with(tmp_path, resources={"zero_stage": 0})
