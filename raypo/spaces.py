@@ -62,7 +62,7 @@ def parse(value: Any) -> Value | Space:
     if isinstance(value, Space) or not isinstance(value, Mapping):
         return value
     if len(value) != 1:
-        raise ValueError(f"an axis has one form, got {sorted(value)}; write one of {', '.join(FORMS)}")
+        raise ValueError(f"an axis has one form, got {list(value)}; write one of {', '.join(FORMS)}")
     form, values = next(iter(value.items()))
     if form not in FORMS:
         near = difflib.get_close_matches(str(form), FORMS, 1)
@@ -76,12 +76,12 @@ def parse(value: Any) -> Value | Space:
 
 
 def _choice(values: list[Value] | tuple[Value, ...]) -> Space:
-    if len(set(map(repr, values))) != len(values):
-        raise ValueError(f"choice names a value twice, got {list(values)}")
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) and any(
         isinstance(v, float) for v in values
     ):
         values = [float(v) for v in values]
+    if len(set(map(repr, values))) != len(values):
+        raise ValueError(f"choice names a value twice, got {list(values)}")
     return Space("choice", tuple(values))
 
 

@@ -134,7 +134,7 @@ def _content(said: Any, where: str) -> str:
     if said is None or isinstance(said, str):
         return said or ""
     parts = said if isinstance(said, list | tuple) else [said]
-    texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type", "text") == "text"]
     told = [text for text in texts if isinstance(text, str)]
     if len(told) < len(parts):
         raise DataError(

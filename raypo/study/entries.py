@@ -17,6 +17,9 @@ from raypo.study.study import NAME, TRAINING_AXES, Entry
 from raypo.study.training import Training, two_lengths
 from raypo.study.values import check_whole
 
+KEYS = ("method", "use", "priors", "conditions")
+"""What a method's section says beside hyperparameters and training settings."""
+
 
 def nearest(name: object, names: Any) -> str:
     """`; did you mean 'beta'?`, or nothing."""
@@ -52,13 +55,13 @@ def _entry(label: str, body: Any, folder: Path | None, allow_code: bool, problem
     values = dict(body or {})
     try:
         if "use" in values:
-            values = {**_published(str(values.pop("use")), folder), **values}
+            values = {**_published(str(values.pop("use")), f"{where}.use", folder), **values}
         reference = str(values.pop("method", label))
         method = _method(reference, where, allow_code)
     except (StudyError, MethodError) as error:
         problems.append(str(error))
         return None
-    priors = tuple(values.pop("priors", ()))
+    priors = _priors(values.pop("priors", None), where, problems)
     conditions = values.pop("conditions", None) or {}
     hyperparameters: dict[str, Value | Space] = {}
     training: dict[str, Value | Space] = {}
@@ -76,6 +79,15 @@ def _entry(label: str, body: Any, folder: Path | None, allow_code: bool, problem
                 hyperparameters[name] = spec.default  # type: ignore[assignment]
     problems += [f"{where}.conditions{problem}" for problem in _unconditional(conditions, method, hyperparameters)]
     return Entry(label, method, hyperparameters, training, priors, reference, conditions)
+
+
+def _priors(section: Any, where: str, problems: list[str]) -> tuple[dict[str, Value], ...]:
+    """A list of points; their names are checked once all axes of the study are known."""
+    points = [] if section is None else section
+    if not isinstance(points, list) or not all(isinstance(point, Mapping) for point in points):
+        problems.append(f"{where}.priors: needs a list of points, got {section!r}; such as [{{beta: 0.1, lr: 5e-7}}]")
+        return ()
+    return tuple({str(name): value for name, value in point.items()} for point in points)
 
 
 def _unconditional(conditions: Any, method: Method, hyperparameters: Mapping[str, Value | Space]) -> Iterator[str]:
@@ -119,7 +131,8 @@ def _checked(spec: Hyperparameter, value: Value | Space, method: str) -> Value |
     """Every value of an axis must be one that the method accepts."""
     if not isinstance(value, Space):
         return spec.parse(value, method)
-    parsed = Space(value.form, tuple(spec.parse(v, method) for v in value.values))
+    parsed = parse({value.form: [spec.parse(v, method) for v in value.values]})
+    assert isinstance(parsed, Space)
     if spec.type is int:
         check_whole(parsed)
     return parsed
@@ -135,18 +148,29 @@ def _training_value(name: str, value: Any) -> Value | Space:
 
 def _method(name: str, where: str, allow_code: bool) -> Method:
     if ":" in name:
-        return load_method(name, allow_code=allow_code)
+        method = load_method(name, allow_code=allow_code)
+        if taken := [known for known in method.hyperparameters if known in (*TRAINING_AXES, *KEYS)]:
+            raise StudyError(
+                f"{where}: {name} calls a hyperparameter {taken[0]!r}, which is a key of every method; rename it"
+            )
+        return method
     if name not in METHODS:
         raise StudyError(f"{where}: unknown method {name!r}; allowed: {', '.join(METHODS)}{nearest(name, METHODS)}")
     return METHODS[name]
 
 
-def _published(use: str, folder: Path | None) -> dict[str, Any]:
+def _published(use: str, where: str, folder: Path | None) -> dict[str, Any]:
     """The published space that `use: methods/dpo` names, looked up beside the study file and above it."""
     start = (folder or Path.cwd()).resolve()
     tried = [root / f"{use}.yaml" for root in (start, *start.parents, Path.cwd() / "search_spaces")]
-    for path in tried:
-        if path.is_file():
-            content = yaml.load_file(path)
-            return {"method": content["method"], **content.get("space", {}), "priors": content.get("priors", [])}
-    raise StudyError(f"use: {use}: no file {use}.yaml beside the study file or above it")
+    path = next(filter(Path.is_file, tried), None)
+    if path is None:
+        raise StudyError(f"{where}: {use}: no file {use}.yaml beside the study file or above it")
+    content = yaml.load_file(path)
+    keys = list(content) if isinstance(content, Mapping) else []
+    if not {"method"} <= set(keys) <= {"method", "space", "priors"} or not isinstance(
+        content.get("space", {}), Mapping
+    ):
+        found = ", ".join(map(str, keys)) or repr(content)
+        raise StudyError(f"{where}: {path} is no published space, got {found:.80}; it has method, space and priors")
+    return {"method": content["method"], **content.get("space", {}), "priors": content.get("priors")}

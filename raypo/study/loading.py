@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ from raypo import yaml
 from raypo.errors import StudyError
 from raypo.spaces import FORMS, Space, parse
 from raypo.study.entries import nearest, read_entries
-from raypo.study.study import Study
+from raypo.study.study import TRAINING_AXES, Study
 
 
 def load(path: Path, overrides: Sequence[str] = (), *, files: Sequence[Path] = (), allow_code: bool = False) -> Study:
@@ -83,12 +84,9 @@ def _place(content: dict[str, Any], path: str, value: Any, where: str, *, emptie
         raise StudyError(f"{where}: a key is missing, got {path!r}; write it as in search.trials")
     node: Any = content
     for key in keys[:-1]:
-        if isinstance(node, list):
-            node = node[_index(node, key, where)]
-            continue
-        if node.get(key) is None:
+        if isinstance(node, dict) and node.get(key) is None:
             node[key] = {}
-        node = node[key]
+        node = node[_index(node, key, where) if isinstance(node, list) else key]
         if not isinstance(node, dict | list):
             raise StudyError(f"{where}: {key} holds {node!r}, which has no keys of its own")
     if isinstance(node, list):
@@ -175,6 +173,7 @@ def _impossible(study: Study) -> list[str]:
             for name, space in study.space(label).items():
                 if space.form not in ("choice", "int"):
                     problems.append(f"methods.{label}.{name}: sampler grid needs choice or int, got {space.form}")
+    problems += [*_searched_twice(study), *_misnamed_priors(study)]
     for label in study.methods:
         sizes = study.axes(label)["batch_size"]
         for size in sizes.values if isinstance(sizes, Space) else (sizes,):
@@ -196,3 +195,20 @@ def _impossible(study: Study) -> list[str]:
     if function is not None and ":" in function and not study.allow_code:
         problems.append(f"objective.judge.function: {function!r} names Python code; give --allow-code to run it")
     return problems
+
+
+def _searched_twice(study: Study) -> Iterator[str]:
+    """Transforms whose axes would have one name."""
+    searched = [name for t in study.data.transforms for name, value in t.items() if isinstance(value, Space)]
+    for name, times in Counter(searched).items():
+        if times > 1:
+            yield f"data.transforms: {times} axes of {name} would all be searched as data.{name}; keep one"
+
+
+def _misnamed_priors(study: Study) -> Iterator[str]:
+    for label, entry in study.methods.items():
+        known = [*dict.fromkeys([*study.axes(label), *TRAINING_AXES])]
+        for i, prior in enumerate(entry.priors):
+            for name in prior.keys() - set(known):
+                where = f"methods.{label}.priors.{i}.{name}"
+                yield f"{where}: no such setting; there are {', '.join(known)}{nearest(name, known)}"

@@ -223,7 +223,7 @@ class TestFormats:
         parts = [{"type": "text", "text": "Tell "}, {"type": "text", "text": "me"}]
         asked = {"role": "user", "content": parts}
         assert only(tmp_path, {"messages": [asked, assistant("yes")]}).prompt == (user("Tell me"),)
-        for odd in ([{"type": "image", "url": "x.png"}, *parts], [{"type": "text", "text": None}], ["Tell me"], 5):
+        for odd in ([{"type": "image", "text": "x.png"}, *parts], [{"type": "text", "text": None}], ["Tell me"], 5):
             with pytest.raises(DataError, match="row 1: a message's content must be a string or a list of parts"):
                 only(tmp_path, {"messages": [{"role": "user", "content": odd}, assistant("yes")]})
 

@@ -1,5 +1,6 @@
 """A study file is read as written, and everything wrong with it is said at once."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,20 @@ def test_overrides(study_file: Path) -> None:
         ("model.sft={on: rejected}", "model.sft.on: got 'rejected'; allowed: 'chosen' or 'both'"),
         ("allow_code=true", "allow_code: no file may allow itself to run code; give --allow-code"),
         ("use=methods/dpo", "use: no such key"),
+        ("methods.dpo.priors=5", "methods.dpo.priors: needs a list of points, got 5; such as [{beta: 0.1, lr: 5e-7}]"),
+        ("methods.dpo.priors={beta: 0.1}", "methods.dpo.priors: needs a list of points, got {'beta': 0.1}"),
+        ("methods.dpo.priors=[5]", "methods.dpo.priors: needs a list of points, got [5]"),
+        (
+            "methods.dpo.priors=[{beta: 0.1}, {betta: 0.1}]",
+            "methods.dpo.priors.1.betta: no such setting; there are beta, lr",
+        ),
+        (
+            "data.transforms=[{fraction: {choice: [0.5, 1]}}, {fraction: {choice: [0.2, 1]}}]",
+            "data.transforms: 2 axes of fraction would all be searched as data.fraction; keep one",
+        ),
+        ("methods.dpo.beta={1: 2, a: 3}", "methods.dpo.beta: an axis has one form, got [1, 'a']"),
+        ("methods.dpo.beta={choice: [0.1, '0.1']}", "methods.dpo.beta: choice names a value twice, got [0.1, 0.1]"),
+        ("training.lr={choice: [1, 1.0]}", "training.lr: choice names a value twice, got [1.0, 1.0]"),
         (
             "data.chat_template=trancript",
             "data.chat_template: got 'trancript'; allowed: default, transcript, or a Jinja template, with {{ or {%; "
@@ -192,6 +207,42 @@ def test_published_spaces_can_be_used_and_overridden(study_file: Path) -> None:
     assert study.space("dpo")["beta"] == Space("choice", (0.01, 0.1))
     assert study.fixed("dpo")["lr"] == 1e-6
     assert study.methods["dpo"].priors == ({"beta": 0.1},)
+
+
+@pytest.mark.parametrize("content", ["name: other\n", "[dpo]", "{method: dpo, space: 5}", "{method: dpo, prior: []}"])
+def test_what_is_no_published_space_is_refused_with_its_keys(study_file: Path, content: str) -> None:
+    (study_file.parent / "other.yaml").write_text(content)
+    (line,) = problems(study_file, "methods.dpo={use: other}")
+    assert "methods.dpo.use: " in line
+    assert "other.yaml is no published space, got " in line
+    assert line.endswith("; it has method, space and priors")
+
+
+def test_priors_may_name_every_axis_of_a_trial(study_file: Path) -> None:
+    priors = "methods.dpo.priors=[{beta: 0.1, epochs: 2, data.fraction: 0.5}]"
+    study = load(study_file, [priors, "data.transforms=[{fraction: {choice: [0.5, 1]}}]"])
+    assert build(study.written(), "again").methods["dpo"].priors == study.methods["dpo"].priors
+    assert load(study_file, ["methods.dpo.priors=null"]).methods["dpo"].priors == ()
+
+
+@pytest.mark.parametrize("name", ["lr", "priors"])
+def test_a_hyperparameter_named_as_a_key_of_every_method_is_refused(
+    study_file: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (study_file.parent / "taken.py").write_text(
+        "from raypo.methods import Loss, Pairs\n"
+        f"def mine(policy: Pairs, *, {name}: float = 1.0) -> Loss:\n    return Loss.of({name} * policy.margin())\n"
+    )
+    monkeypatch.syspath_prepend(study_file.parent)
+    monkeypatch.delitem(sys.modules, "taken", raising=False)
+    with pytest.raises(StudyError, match=f"taken:mine calls a hyperparameter '{name}', which is a key of every method"):
+        load(study_file, ["methods.mine={method: 'taken:mine'}"], allow_code=True)
+
+
+@pytest.mark.parametrize("key", ["objective.at.0.x", "objective.at.0.x.y"])
+def test_an_override_of_what_has_no_keys_says_so(study_file: Path, key: str) -> None:
+    with pytest.raises(StudyError, match=f"--set {key}=1: 0 holds '1/3', which has no keys of its own"):
+        load(study_file, [f"{key}=1"])
 
 
 def test_a_transform_can_be_searched_over(study_file: Path) -> None:
