@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raypo.study.objective import Prompts
-from raypo.study.values import Count, NonNegative, Positive, Section
+from raypo.study.values import Count, NonNegative, Positive, Section, Whole
 
 
 class Repeats(Section):
@@ -40,7 +40,7 @@ class Search(Section):
     priors: bool = False
     sampler: Literal["tpe", "gp", "cmaes", "random", "grid", "nsga2"] = "tpe"
     pruner: Literal["none", "successive_halving", "hyperband", "median", "wilcoxon"] | None = None
-    seed: int = 0
+    seed: Whole = 0
     constraints: tuple[str, ...] = ()
 
     @model_validator(mode="before")
@@ -64,7 +64,7 @@ class Search(Section):
 class Confirm(Section):
     """Train the best configurations again and judge them on prompts that the search never saw."""
 
-    top: Annotated[int, Field(ge=0)] = 0
+    top: Annotated[Whole, Field(ge=0)] = 0
     seeds: Count = 2
     prompts: Prompts | None = None
 
@@ -81,7 +81,7 @@ class Resources(Section):
     workers: Count = 1
     gpus_per_worker: NonNegative = 0.0
     cpus_per_worker: NonNegative = 1.0
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    zero_stage: Annotated[Whole, Field(ge=0, le=3)] = 2
     offload: bool = False
     placement: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
     recycle_after: Count = 200

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from raypo.data.rendering import checked_template
-from raypo.study.values import Count, NonNegative, Positive, Section, axis, named
+from raypo.study.values import Count, NonNegative, Number, Positive, Section, Whole, axis, named
 
 
 class Lora(Section):
@@ -42,7 +42,7 @@ class Sft(Section):
     batch_size: Count = 64
     optimizer: Literal["adamw", "rmsprop", "adafactor"] = "adamw"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     gradient_clipping: NonNegative = 1.0
 
 
@@ -73,8 +73,8 @@ class Data(Section):
     max_prompt_length: Count | None = None
     truncation: Literal["prompt_start", "prompt_end", "completion_end", "drop"] = "prompt_start"
     chat_template: Annotated[str, AfterValidator(checked_template)] | None = None
-    seed: int = 0
-    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    seed: Whole = 0
+    heldout: Annotated[Number, Field(ge=0, lt=1)] = 0.05
     encoder: str = "hashing"
 
     @model_validator(mode="before")

@@ -1,4 +1,7 @@
-"""What a key of a study file may hold. Strict: an unknown key, or a value out of its bounds, is refused."""
+"""What a key of a study file may hold. Strict: an unknown key, or a value out of its bounds, is refused.
+
+Numbers are numbers: true is not 1 here, nor is a text of digits, and nothing is infinite.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,9 @@ def named(*names: str) -> Any:
     return Annotated[Any, BeforeValidator(check)]
 
 
-Share = Annotated[float, BeforeValidator(fraction), Field(gt=0, le=1)]
-Count = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Whole = Annotated[int, Field(strict=True)]
+Count = Annotated[Whole, Field(gt=0)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Share = Annotated[Number, BeforeValidator(fraction), Field(gt=0, le=1)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
