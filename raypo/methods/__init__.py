@@ -13,12 +13,26 @@ holds what to tune. Needs torch alone.
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from raypo.errors import MethodError
-from raypo.methods._annotations import Bounds, Carries, GapAbove, OnlyIf, Unit
+from raypo.methods._annotations import (
+    Bounds,
+    Carries,
+    Fraction,
+    GapAbove,
+    Nats,
+    NonNegative,
+    OnlyIf,
+    PerNat,
+    Positive,
+    ProperFraction,
+    Steps,
+    Unit,
+)
 from raypo.methods._check import check_corners
 from raypo.methods._log_partition import FullLogPartition
 from raypo.methods._method import NEEDS, Method
@@ -33,6 +47,7 @@ __all__ = [
     "Batch",
     "Bounds",
     "Carries",
+    "Fraction",
     "FullLogPartition",
     "GapAbove",
     "Hyperparameter",
@@ -40,10 +55,16 @@ __all__ = [
     "Loss",
     "Method",
     "Metric",
+    "Nats",
+    "NonNegative",
     "OnlyIf",
     "Pairs",
+    "PerNat",
+    "Positive",
+    "ProperFraction",
     "Ranked",
     "Scores",
+    "Steps",
     "Term",
     "Unit",
     "Unpaired",
@@ -71,8 +92,11 @@ def load_method(name: str, *, allow_code: bool = False) -> Method:
         raise MethodError(f"method {name!r}: is code outside raypo; allow it with --allow-code")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise MethodError(f"method {name!r}: cannot be imported, got {error}; needs package.module:function") from error
+    except Exception as error:  # importing it runs whatever its module holds
+        told = f"{type(error).__name__}: {error}"
+        raise MethodError(f"method {name!r}: cannot be imported, got {told}; needs package.module:function") from error
+    if not inspect.isfunction(found):
+        raise MethodError(f"method {name!r}: is no function, got {found!r:.80}; needs package.module:function")
     return Method.of(found)
 
 

@@ -26,12 +26,16 @@ def check_corners(method: Method, points: Iterable[Mapping[str, object]]) -> lis
 
 
 def _problems_at(method: Method, point: Mapping[str, object]) -> list[str]:
-    try:
-        found = [f"{text} on {name}" for name, case in _cases().items() for text in _problems_on(method, point, *case)]
-    except MethodError as error:
-        return [str(error)]
-    where = ", ".join(f"{name}={value}" for name, value in point.items())
-    return [f"{method.name}: {text} at {where or 'its defaults'}" for text in found]
+    where = ", ".join(f"{name}={value}" for name, value in point.items()) or "its defaults"
+    found = []
+    for name, case in _cases().items():
+        try:
+            found += [f"{method.name}: {text} on {name} at {where}" for text in _problems_on(method, point, *case)]
+        except MethodError as error:
+            return [str(error)]
+        except Exception as error:  # whatever the code of a method does
+            return [f"{method.name}: raises {type(error).__name__}: {error}, on {name} at {where}"]
+    return found
 
 
 def _problems_on(

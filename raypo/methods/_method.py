@@ -57,7 +57,11 @@ class Method:
     @classmethod
     def of(cls, function: Callable[..., Loss]) -> Method:
         """The method that `function` implements; a signature that is no method raises MethodError."""
-        hints = get_type_hints(function, include_extras=True)
+        try:
+            hints = get_type_hints(function, include_extras=True)
+        except Exception as error:  # an annotation is an expression like any other
+            told = f"{type(error).__name__}: {error}"
+            raise MethodError(f"{function.__name__}: its annotations cannot be read, got {told}") from error
         positional = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
         if positional[:1] != ["policy"]:
             raise MethodError(f"{function.__name__}: first parameter must be `policy`, got {positional[:1]}")
@@ -139,7 +143,10 @@ class Method:
                 f"{self.name}: needs {', '.join(needed) or 'the policy alone'}; got {len(inputs)} unnamed "
                 f"and {sorted(named.keys() & set(self.needs))}; missing {self._explained(missing) or 'none'}"
             )
-        return self.function(policy, **given, **values)
+        loss = self.function(policy, **given, **values)
+        if not isinstance(loss, Loss):
+            raise MethodError(f"{self.name}: must return a Loss, got {type(loss).__name__}; return Loss.of(values [n])")
+        return loss
 
     def _explained(self, needs: list[str]) -> str:
         conditions = {name: f", as {c.hyperparameter} is {c.value}" for name, c in self.conditions.items()}

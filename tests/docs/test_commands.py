@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ def test_the_own_method_of_the_page_is_a_method(tmp_path: Path, monkeypatch: pyt
     assert method.needs == ("reference",)
     assert list(method.hyperparameters) == ["beta", "margin"]
     assert not check_corners(method, [{"beta": 0.01, "margin": 1.0}, {"beta": 1.0, "margin": 1.0}])
+
+
+def test_the_method_of_the_readme_is_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raypo.methods import check_corners, load_method
+
+    section = (ROOT / "README.md").read_text().split("## Add a method\n")[1].split("\nName it")[0]
+    (tmp_path / "my_loss.py").write_text(textwrap.dedent(section))
+    monkeypatch.syspath_prepend(tmp_path)
+    method = load_method("my_loss:my_loss", allow_code=True)
+    assert (method.needs, list(method.hyperparameters)) == (("reference",), ["beta"])
+    assert not check_corners(method, [{"beta": 0.1}])
 
 
 @pytest.fixture(scope="module")

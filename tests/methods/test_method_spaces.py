@@ -95,3 +95,20 @@ def test_the_check_names_method_point_and_case_of_a_loss_that_breaks() -> None:
     assert check_corners(METHODS["robust_dpo"], [{"epsilon": 0.5}]) == [
         "robust_dpo.epsilon: not allowed, got 0.5; needs a number in [0, 0.5)"
     ]
+
+
+def returns_a_tensor(policy: Pairs, *, beta: float = 1.0) -> Loss:
+    return beta * policy.margin()  # type: ignore[return-value]
+
+
+def raises(policy: Pairs, *, beta: float = 1.0) -> Loss:
+    raise ValueError(f"no {beta} for {len(policy)}")
+
+
+def test_the_check_names_a_function_that_raises_or_returns_no_loss() -> None:
+    assert check_corners(Method.of(returns_a_tensor), [{"beta": 0.5}]) == [
+        "returns_a_tensor: must return a Loss, got Tensor; return Loss.of(values [n])"
+    ]
+    assert check_corners(Method.of(raises), [{"beta": 0.5}]) == [
+        "raises: raises ValueError: no 0.5 for 3, on policy equal to reference at beta=0.5"
+    ]

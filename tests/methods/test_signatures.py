@@ -113,6 +113,30 @@ def test_outside_methods_need_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert load_method("dpo") is METHODS["dpo"]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("odd_losses:NUMBER", "is no function, got 5"),
+        ("odd_losses:Pairs", "is no function, got <class"),
+        ("odd_losses:unresolved", "unresolved: its annotations cannot be read, got NameError: name 'Foo'"),
+        ("broken_losses:f", "cannot be imported, got SyntaxError: .*broken_losses.py, line 1"),
+        (":f", "cannot be imported, got ValueError: Empty module name; needs package.module:function"),
+        (".odd_losses:f", "cannot be imported, got TypeError"),
+    ],
+)
+def test_what_is_no_method_outside_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    (tmp_path / "odd_losses.py").write_text(
+        "from raypo.methods import Loss, Pairs\nNUMBER = 5\n"
+        "def unresolved(policy: Pairs, *, beta: 'Foo' = 1.0) -> Loss: ...\n"
+    )
+    (tmp_path / "broken_losses.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MethodError, match=said):
+        load_method(name, allow_code=True)
+
+
 def test_signatures_that_are_no_method_are_refused() -> None:
     def no_policy(reference: Pairs) -> Loss: ...
     def odd_data(policy: int) -> Loss: ...
