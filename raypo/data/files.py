@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,7 +30,7 @@ def _text(path: Path, read: Callable[[TextIO, Path], Iterator[Numbered]]) -> Ite
     try:
         with gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.suffix == ".gz" else _open(path) as stream:
             yield from read(stream, path)
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read, {error}; the file is damaged or not what its name says") from error
 
 

@@ -55,7 +55,7 @@ class Row:
         text = as_text(value, self.where) if value is not None else ""
         if is_blank(text):
             raise Blank(
-                f"{self.where}: no {names[0]}; every row needs one, found columns {self._found()}; "
+                f"{self.where}: no {names[0]}; every row needs one, found columns {self.found()}; "
                 "data.format: {FORMAT: {empty: drop}} leaves such rows out and counts them"
             )
         return text
@@ -79,7 +79,7 @@ class Row:
         """A list with at least one item."""
         value = self.get(*names)
         if not isinstance(value, list | tuple) or not value:
-            raise DataError(f"{self.where}: {names[0]} must be a list, got {value!r}; found columns {self._found()}")
+            raise DataError(f"{self.where}: {names[0]} must be a list, got {value!r}; found columns {self.found()}")
         return list(value)
 
     def _look_up(self, path: str, mapped: bool) -> Any:
@@ -99,13 +99,19 @@ class Row:
             return template.format_map({key: "" if value is None else value for key, value in self.values.items()})
         except KeyError as error:
             return self._unknown(str(error.args[0]))
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.where}: data.columns has the template {template!r}, which cannot be filled: {error}; "
+                "write names of columns in braces, and {{ and }} for braces that stay"
+            ) from error
 
     def _unknown(self, column: str) -> Any:
         near = difflib.get_close_matches(column, list(self.values), 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"{self.where}: data.columns names {column!r}, found columns {self._found()}.{hint}")
+        raise DataError(f"{self.where}: data.columns names {column!r}, found columns {self.found()}.{hint}")
 
-    def _found(self) -> str:
+    def found(self) -> str:
+        """The names of its columns, for messages."""
         return ", ".join(sorted(map(str, self.values))) or "none"
 
 

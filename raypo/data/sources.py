@@ -7,12 +7,13 @@ import importlib
 import inspect
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
+from raypo.data.arguments import arguments_of, read_arguments
 from raypo.data.files import SUFFIXES, read_file
 from raypo.data.formats import COLUMNS, FORMATS, GATHERING, Format, recognise
 from raypo.data.records import Record
@@ -61,7 +62,7 @@ def load(
     reader, options = _format(format, Row(first[1], first[0], columns))
     everything = _first_of(first, found, None if reader in GATHERING else rows)
     read = (Row(values, where, columns) for where, values in everything)
-    return _finished(source, reader.__name__, len(everything), reader(read, **options), rows is None)
+    return _finished(source, reader.__name__, len(everything), _told(reader, options, read), rows is None)
 
 
 def has_splits(source: str) -> bool:
@@ -88,19 +89,52 @@ def _finished(source: str, name: str, rows: int, made: Iterable[Record | Dropped
     return Loaded(records, name, dict(report))
 
 
-def _format(format: str | Mapping[str, Mapping[str, Any]], first: Row) -> tuple[Format, dict[str, Any]]:
-    if format == "auto":
+def named_format(format: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name of a format and its options, from either spelling of `data.format`."""
+    if isinstance(format, str):
+        return format, {}
+    if len(format) != 1 or not isinstance(options := next(iter(format.values())), Mapping):
+        raise DataError(
+            f"data.format: needs one name, or one with its options, got {dict(format)!r}; "
+            "such as pairs or {shp: {min_score_ratio: 3}}"
+        )
+    return next(iter(format)), dict(options)
+
+
+def _format(format: str | Mapping[str, Any], first: Row) -> tuple[Format, dict[str, Any]]:
+    name, given = named_format(format)
+    if (name, given) == ("auto", {}):
         return recognise(first), {}
-    name, options = (format, {}) if isinstance(format, str) else next(iter(format.items()))
     if name not in FORMATS:
         near = difflib.get_close_matches(name, FORMATS, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise DataError(f"data.format: no such format {name!r}.{hint} Allowed: auto, {', '.join(FORMATS)}")
-    allowed = [p.name for p in inspect.signature(FORMATS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    unknown = sorted(set(options) - set(allowed))
-    if unknown:
-        raise DataError(f"data.format.{name}: no such option {unknown[0]!r}; allowed: {', '.join(allowed) or 'none'}")
-    return FORMATS[name], dict(options)
+    problems: list[str] = []
+    options = read_arguments(arguments_of(FORMATS[name]), given, f"data.format.{name}", problems)
+    if problems:
+        raise DataError("\n".join(problems))
+    return FORMATS[name], options
+
+
+def _told(reader: Format, options: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[Record | Dropped]:
+    """What a format makes of rows; one of another shape than the format's is named with its place."""
+    last: list[Row] = []
+
+    def noted() -> Iterator[Row]:
+        for row in rows:
+            last[:] = [row]
+            yield row
+
+    try:
+        yield from reader(noted(), **options)
+    except DataError:
+        raise
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        shape = (inspect.getdoc(reader) or "").splitlines()[0]
+        raise DataError(
+            f"{last[0].where}: no row of format {reader.__name__} ({error!r}), found columns {last[0].found()}; "
+            f"what it reads: {shape} Name another data.format, or map data.columns"
+        ) from error
 
 
 def _numbered(source: str, split: str, allow_code: bool, streaming: bool) -> Iterator[tuple[str, Any]]:
@@ -139,9 +173,24 @@ def _called(source: str, allow_code: bool) -> Iterable[Any]:
     module, name = source.split(":")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise DataError(f"{source}: cannot be imported, {error}") from error
-    return function()
+    except Exception as error:  # importing it runs whatever its module holds
+        raise DataError(f"{source}: cannot be imported, {type(error).__name__}: {error}") from error
+    if not callable(function):
+        raise DataError(f"{source}: is no function, got {function!r:.80}")
+    return _returned(source, function)
+
+
+def _returned(source: str, function: Callable[[], Any]) -> Iterator[Any]:
+    """Rows or records of a function that may do anything."""
+    try:
+        for row in function():
+            if not isinstance(row, (Mapping, *get_args(Record))):
+                raise DataError(f"{source}: must return rows (mappings) or records, got {row!r:.80} among them")
+            yield row
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{source}: raises {type(error).__name__}: {error}; it must return rows or records") from error
 
 
 def _folder(path: Path, split: str, streaming: bool) -> Iterable[Any]:

@@ -6,15 +6,12 @@ import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-
+from raypo.data.arguments import arguments_of, read_arguments
 from raypo.data.records import Record
 from raypo.data.transforms import TRANSFORMS, Reader
 from raypo.errors import StudyError
-
-GIVEN_BY_US = ("records", "read")
 
 
 @dataclass(frozen=True)
@@ -65,34 +62,13 @@ def _parse(spec: Any, where: str, problems: list[str]) -> Transform | None:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         problems.append(f"{where}: no such transform {name!r}.{hint} Allowed: {', '.join(TRANSFORMS)}")
         return None
-    model = _model(name)
+    model = arguments_of(TRANSFORMS[name])
     if not isinstance(given, Mapping):
         values = given if isinstance(given, list | tuple) else [given]
         if len(values) > len(model.model_fields):
             problems.append(f"{where}.{name}: takes at most {len(model.model_fields)} values, got {values!r}")
             return None
         given = dict(zip(model.model_fields, values, strict=False))
-    try:
-        return Transform(name, model.model_validate(dict(given)).model_dump())
-    except ValidationError as error:
-        problems += [_problem(f"{where}.{name}", item, model) for item in error.errors()]
-        return None
-
-
-def _model(name: str) -> type[BaseModel]:
-    """A pydantic model of a transform's keyword-only arguments."""
-    function = TRANSFORMS[name]
-    hints = get_type_hints(function, include_extras=True)
-    arguments: dict[str, Any] = {
-        p.name: (hints[p.name], ... if p.default is p.empty else p.default)
-        for p in inspect.signature(function).parameters.values()
-        if p.name not in GIVEN_BY_US
-    }
-    return create_model(name, __config__=ConfigDict(extra="forbid"), **arguments)
-
-
-def _problem(where: str, item: Any, model: type[BaseModel]) -> str:
-    path = ".".join(map(str, (where, *item["loc"])))
-    if item["type"] == "extra_forbidden":
-        return f"{path}: no such argument; allowed: {', '.join(model.model_fields)}"
-    return f"{path}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
+    before = len(problems)
+    arguments = read_arguments(model, given, f"{where}.{name}", problems)
+    return Transform(name, arguments) if len(problems) == before else None

@@ -48,12 +48,12 @@ def read_records(source: str, **how: Any) -> list[Record]:
 
 
 def _generated(format: Format, count: int, split: str, seed: int) -> list[Record]:
-    name, options = (format, {}) if isinstance(format, str) else next(iter(format.items()))
+    name, options = sources.named_format(format)
     part: Any = SPLITS.get(split, split)
     if name in ("auto", "pairs") and not options:
         made = task.pairs(count, seed, part)
         return [Pair(**row, source=f"quickstart row {i}") for i, row in enumerate(made, 1)]
-    if name == "ranked" and set(options) <= {"answers"}:
+    if name == "ranked" and set(options) <= {"answers"} and type(options.get("answers", 4)) is int:
         lists = task.rankings(count, seed, part, **options)
         return [Ranking(**row, source=f"quickstart row {i}") for i, row in enumerate(lists, 1)]
     raise DataError(f"data.format: the quickstart has pairs, ranked and {{ranked: {{answers: 4}}}}, got {format!r}")

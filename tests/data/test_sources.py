@@ -102,6 +102,30 @@ class TestFiles:
         with pytest.raises(DataError, match="cannot be imported"):
             load("my_rows:nothing", allow_code=True)
 
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("NUMBER", "my_odd_rows:NUMBER: is no function, got 5"),
+            ("asks", "my_odd_rows:asks: raises TypeError: asks"),
+            ("breaks", "my_odd_rows:breaks: raises ZeroDivisionError: division by zero; it must return rows"),
+            ("nothing", "my_odd_rows:nothing: raises TypeError: 'NoneType' object is not iterable"),
+            ("words", r"my_odd_rows:words: must return rows \(mappings\) or records, got 'a' among them"),
+        ],
+    )
+    def test_a_function_that_gives_no_rows_is_named(
+        self, name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "my_odd_rows.py").write_text(
+            "NUMBER = 5\ndef asks(x): return []\ndef breaks(): yield {'prompt': 1 / 0}\n"
+            "def nothing(): pass\ndef words(): return ['a']\n"
+        )
+        (tmp_path / "my_broken_rows.py").write_text("def f(:\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(DataError, match=said):
+            load(f"my_odd_rows:{name}", allow_code=True)
+        with pytest.raises(DataError, match="my_broken_rows:f: cannot be imported, SyntaxError"):
+            load("my_broken_rows:f", allow_code=True)
+
     def test_the_hub_is_not_asked_when_offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
         with pytest.raises(DataError, match=r"nobody/nothing: cannot be loaded \(split 'train'"):
@@ -127,7 +151,9 @@ class TestMistakes:
         path = written(tmp_path, [*ROWS, {"prompt": "a", "chosen": "b", "rejected": ""}])
         loaded = load(path, format={"pairs": {"empty": "drop"}})
         assert loaded.report == {"rows": 3, "dropped/empty_answer": 1}
-        with pytest.raises(DataError, match="empty must be one of refuse, drop, got 'ignore'"):
+        with pytest.raises(
+            DataError, match=r"data.format.pairs.empty: input should be 'refuse' or 'drop', got 'ignore'"
+        ):
             load(path, format={"pairs": {"empty": "ignore"}})
 
     def test_the_first_row_may_be_the_bad_one(self, tmp_path: Path) -> None:
@@ -148,6 +174,13 @@ class TestMistakes:
             load(path, columns={"prompt": "questoin", "completion": "answer"})
 
     @pytest.mark.parametrize(
+        "template", ["{prompt[5]}", "{chosen.foo}", "{chosen", "Q: {chosen} \\boxed{}", "{chosen:d}"]
+    )
+    def test_templates_that_cannot_be_filled(self, template: str, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"row 1: data.columns has the template .*, which cannot be filled: "):
+            load(written(tmp_path, ROWS), columns={"prompt": template})
+
+    @pytest.mark.parametrize(
         ("text", "message"),
         [
             ('{"a": "b"}\n{"a": \n', r"row 2: not JSON"),
@@ -163,8 +196,12 @@ class TestMistakes:
         (tmp_path / "rows.jsonl.gz").write_bytes(b"not gzip")
         (tmp_path / "rows.parquet").write_bytes(b"not parquet")
         (tmp_path / "rows.xls").write_bytes(b"")
+        damaged = bytearray(gzip.compress(json.dumps(ROWS[0]).encode() * 2000))
+        damaged[30] ^= 0xFF
+        (tmp_path / "rows.csv.gz").write_bytes(damaged)
         for name, message in (
             ("jsonl.gz", "cannot be read"),
+            ("csv.gz", "cannot be read, Error -3 while decompressing"),
             ("parquet", "not a Parquet file"),
             ("xls", "unknown kind"),
         ):
@@ -175,8 +212,15 @@ class TestMistakes:
         path = written(tmp_path, ROWS)
         with pytest.raises(DataError, match=r"no such format 'pair'. Did you mean 'pairs'\? Allowed: auto, pairs"):
             load(path, format="pair")
-        with pytest.raises(DataError, match=r"data.format.shp: no such option 'ratio'; allowed: min_score_ratio"):
+        with pytest.raises(DataError, match=r"data.format.shp.ratio: no such argument; allowed: min_score_ratio"):
             load(path, format={"shp": {"ratio": 3}})
+        with pytest.raises(
+            DataError, match=r"data.format.shp.min_score_ratio: input should be a valid number, .*'abc'"
+        ):
+            load(path, format={"shp": {"min_score_ratio": "abc"}})
+        for format in ({}, {"pairs": {}, "shp": {}}, {"shp": 3}):
+            with pytest.raises(DataError, match=r"data.format: needs one name, or one with its options, got \{"):
+                load(path, format=format)
 
     def test_labels_and_scores_must_make_sense(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="row 1: label must say whether the answer is good, got 'maybe'"):
@@ -185,6 +229,11 @@ class TestMistakes:
             only(tmp_path, {"prompt": "a", "completions": ["b", "c"], "scores": [1]})
         with pytest.raises(DataError, match="row 1: completion 2 of 2 is empty"):
             only(tmp_path, {"prompt": "a", "completions": ["b", ""], "scores": [1, 2]})
+        listed = {"prompt": "a", "completions": ["b", "c"], "scores": [1, 2]}
+        with pytest.raises(DataError, match="row 1: models must be a list, got 'gpt'"):
+            only(tmp_path, {**listed, "models": "gpt"})
+        with pytest.raises(DataError, match="row 1: 2 completions but 1 models"):
+            only(tmp_path, {**listed, "models": ["gpt"]})
 
 
 class TestFormats:
@@ -373,6 +422,23 @@ class TestPublished:
             columns={"completions": "all_generated_responses", "scores": "all_rm_scores"},
         )
         assert listed.scores == (0.9, 0.1, 0.5)
+
+    @pytest.mark.parametrize(
+        ("format", "row"),
+        [
+            ("ultrafeedback", {"prompt": "q", "chosen": ["a"], "rejected": ["b"]}),
+            ("ultrafeedback_raw", {"instruction": "q", "completions": ["a", "b"]}),
+            ("tldr", {"info": {"post": "x"}, "summaries": ["a", "b"], "choice": 0}),
+            ("gair_dissection", {"query": "q", "preference_labels": "human"}),
+            ("princeton", {**ROWS[0], "all_generated_responses": [" This.", " That."], "all_rm_scores": [1.0]}),
+        ],
+    )
+    def test_rows_of_another_shape_are_named(self, format: str, row: dict[str, Any], tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=rf"rows.jsonl row 1: no row of format {format} \(.*found columns "):
+            only(tmp_path, row, format=format)
+        shp = {"history": "a", "human_ref_A": "b", "human_ref_B": "c", "score_A": 3, "score_B": 1}
+        with pytest.raises(DataError, match="row 1: labels must say which comment is better, got nan; allowed: 1"):
+            only(tmp_path, shp, format="shp")
 
     def test_every_format_says_what_it_reads(self) -> None:
         assert all(function.__doc__ for function in FORMATS.values())

@@ -13,8 +13,9 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from raypo import yaml
+from raypo.data.arguments import GIVEN_BY_US
 from raypo.data.formats import FORMATS
-from raypo.data.specs import GIVEN_BY_US, parse_transforms
+from raypo.data.specs import parse_transforms
 from raypo.data.transforms import TRANSFORMS
 from raypo.evaluation.judges.templates import TEMPLATES
 from raypo.search.constraints import _FUNCTIONS

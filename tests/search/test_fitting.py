@@ -231,6 +231,11 @@ def test_the_quickstart_has_scored_pairs_and_ranked_lists(tmp_path: Path) -> Non
     check(study(tmp_path, None, "rank_dpo", "brain", data={"format": {"ranked": {"answers": 3}}}), lambda _: None)
     (problem,) = problems(study(tmp_path, None, "dpo", data={"format": "hh"}))
     assert "the quickstart has pairs, ranked" in problem
+    for odd in ({"ranked": {"answers": "x"}}, {"ranked": {"answers": True}}, {"hh": {}}):
+        with pytest.raises(DataError, match="the quickstart has pairs, ranked and"):
+            read_records("quickstart", format=odd)
+    with pytest.raises(DataError, match=r"data.format: needs one name, or one with its options, got"):
+        read_records("quickstart", format={})
 
 
 def test_training_one_configuration_is_refused_too(tmp_path: Path) -> None:

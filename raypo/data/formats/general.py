@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from raypo.data.records import (
     Demonstration,
@@ -73,8 +73,6 @@ def ranked_rows(rows: Iterable[Row], *, empty: Empty = "refuse") -> Iterator[Ran
 
 
 def _each(rows: Iterable[Row], make: Callable[[Row], Made], empty: Empty) -> Iterator[Made | Dropped]:
-    if empty not in get_args(Empty):
-        raise DataError(f"data.format: empty must be one of {', '.join(get_args(Empty))}, got {empty!r}")
     for row in rows:
         try:
             made: Made | Dropped = make(row)
@@ -191,7 +189,10 @@ def _listed(row: Row) -> Ranking:
     answers, scores = row.items("completions"), row.items("scores")
     if len(answers) != len(scores):
         raise DataError(f"{row.where}: {len(answers)} completions but {len(scores)} scores")
-    return ranking(row.where, row.text("prompt"), answers, scores, row.get("models") or ())
+    models = row.items("models") if row.get("models") else []
+    if models and len(models) != len(answers):
+        raise DataError(f"{row.where}: {len(answers)} completions but {len(models)} models")
+    return ranking(row.where, row.text("prompt"), answers, scores, models)
 
 
 def ranking(

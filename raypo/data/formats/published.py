@@ -73,7 +73,12 @@ def shp(rows: Iterable[Row], *, min_score_ratio: float = 2.0) -> Iterator[Pair |
         elif any(not str(answer or "").strip() for answer in answers):
             yield Dropped("empty_answer")
         else:
-            best = 0 if int(row.number("labels")) == 1 else 1
+            label = row.number("labels")
+            if label not in (0, 1):
+                raise DataError(
+                    f"{row.where}: labels must say which comment is better, got {label}; allowed: 1 (A), 0 (B)"
+                )
+            best = 0 if label == 1 else 1
             yield Pair(
                 _asked(row.text("history")),
                 _said(answers[best]),
