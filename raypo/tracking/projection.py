@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from raypo.errors import StorageError, StudyError
 from raypo.search.results import SearchResults, TrialResult
 from raypo.tracking.cursor import Cursor
-from raypo.tracking.record import Row, merge, rows
+from raypo.tracking.record import Row, rows
 from raypo.tracking.runs import configuration, fingerprint, reason, run_id, summary, tags
 from raypo.tracking.tables import configuration as in_words
 
@@ -93,13 +93,10 @@ class Projection:
         """Whether everything that is known of a trial has been sent."""
         return self.cursor.has(self.destination, trial.name, fingerprint(trial))
 
-    def send(self, trial: TrialResult, live: Sequence[Row] = (), *, reread: bool = True) -> None:
-        """Send what is new of a trial but its newest row: `live` rows, and the record if it is to be read again."""
-        known = self._runs.get(trial.name)
-        state = known or self._open(trial)
-        recorded = _settled(trial, live) if reread or known is None else []
-        held = [] if state.held is None else [state.held]
-        fresh = [row for row in merge([*held, *recorded, *live]) if row["step"] > state.sent]
+    def send(self, trial: TrialResult) -> None:
+        """Send what is new of a trial's record but its newest row."""
+        state = self._runs.get(trial.name) or self._open(trial)
+        fresh = [row for row in _settled(trial) if row["step"] > state.sent]
         for row in fresh[:-1]:
             _log(state, row)
         state.held = fresh[-1] if fresh else None
@@ -212,9 +209,9 @@ class Projection:
             raise StorageError(f"W&B run {run.id}: was not taken whole, the server says {found!r}; send it again")
 
 
-def _settled(trial: TrialResult, live: Sequence[Row]) -> list[Row]:
+def _settled(trial: TrialResult) -> list[Row]:
     """Return the rows of a trial's record that nothing can be added to: a later step may still await its evaluation."""
-    known = 1.0 if trial.state in ENDED else max(trial.fraction, *(row["fraction"] for row in live[-1:]), 0.0)
+    known = 1.0 if trial.state in ENDED else trial.fraction
     return [row for row in rows(trial) if row["fraction"] <= known + 1e-9]
 
 

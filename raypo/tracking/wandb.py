@@ -1,7 +1,7 @@
 """W&B beside a running search: one thread owns all runs, and nothing that W&B does reaches the trials.
 
-The search tells what happened and goes on at once. What W&B cannot take is kept in memory up to a bound and read again
-from the record after that; the first failure is said once, all are counted, and `replay` sends later what is missing.
+The search tells what happened and goes on at once. What W&B cannot take is read again from the record; the first
+failure is said once, all are counted, and `replay` sends later what is missing.
 """
 
 from __future__ import annotations
@@ -9,30 +9,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from raypo.search.results import SearchResults, TrialResult
 from raypo.tracking.overview import write_overview
 from raypo.tracking.projection import ENDED, Mode, Projection, resolve_mode
-from raypo.tracking.record import Row
 from raypo.tracking.usage import by_minute
 
-ROWS_IN_MEMORY = 2_000
 RETRY_S = (5.0, 15.0, 60.0, 300.0)
 GIVE_UP_AFTER = 2
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Waiting:
-    """What W&B has yet to be told of one trial: rows that came live, and whether to read the record again as well."""
-
-    trial: TrialResult
-    rows: list[Row] = field(default_factory=list)
-    reread: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,8 +50,7 @@ class Tracker:
         self.mode = resolve_mode(mode)
         self._search, self._project, self._say = search, project, say
         self._changed = threading.Condition()
-        self._waiting: dict[str, Waiting] = {}
-        self._known: dict[str, TrialResult] = {}
+        self._waiting: dict[str, TrialResult] = {}
         self._results: SearchResults | None = None
         self._sync = _Sync(search, self.mode, project, say)
         self._thread = threading.Thread(target=self._work, name="raypo-wandb", daemon=True)
@@ -72,16 +60,6 @@ class Tracker:
     def trial(self, trial: TrialResult) -> None:
         """Tell that a trial began, was evaluated, or went on; its run follows the record up to here."""
         self._tell(trial)
-
-    def log(self, trial: str, step: int, fraction: float, metrics: Mapping[str, float]) -> None:
-        """Tell metrics of one training step ahead of the record; the trial must have been told of before."""
-        with self._changed:
-            waiting = self._waiting.setdefault(trial, Waiting(self._known[trial]))
-            if len(waiting.rows) >= ROWS_IN_MEMORY:
-                waiting.rows.clear()
-                waiting.reread = True
-            waiting.rows.append({"step": step, "fraction": fraction, **metrics})
-            self._changed.notify()
 
     def finish_trial(self, trial: TrialResult) -> None:
         """Tell that a trial ended; its run gets its summary and is closed."""
@@ -106,9 +84,7 @@ class Tracker:
 
     def _tell(self, trial: TrialResult) -> None:
         with self._changed:
-            self._known[trial.name] = trial
-            rows = self._waiting[trial.name].rows if trial.name in self._waiting else []
-            self._waiting[trial.name] = Waiting(trial, rows, reread=True)
+            self._waiting[trial.name] = trial
             self._changed.notify()
 
     def _work(self) -> None:
@@ -120,8 +96,8 @@ class Tracker:
             if results is not None:
                 self._sync.everything(results)
                 return
-            for one in waiting.values():
-                self._sync.follow(one)
+            for trial in waiting.values():
+                self._sync.follow(trial)
 
 
 class _Sync:
@@ -137,15 +113,12 @@ class _Sync:
         self.already: set[str] = set()
         self._projection: Projection | None = None
 
-    def follow(self, news: Waiting) -> None:
+    def follow(self, trial: TrialResult) -> None:
         """Bring one run up to date, unless W&B failed a moment ago."""
         if time.monotonic() < self.retry_at:
             return
-        if news.trial.state in ENDED:
-            self._attempt(news.trial.name, partial(self._end, trial=news.trial))
-        else:
-            send = partial(Projection.send, trial=news.trial, live=news.rows, reread=news.reread)
-            self._attempt(news.trial.name, send)
+        act = self._end if trial.state in ENDED else Projection.send
+        self._attempt(trial.name, partial(act, trial=trial))
 
     def everything(self, results: SearchResults) -> None:
         """Bring all runs up to date and write the search-level run; gives up when W&B keeps failing."""

@@ -87,11 +87,8 @@ def test_the_figures_of_an_evaluation_are_in_the_row_of_their_step(search: Searc
     tracker = Tracker(search, "offline")
     trial = search.trials[0]
     tracker.trial(until(trial, 0.0))
-    for row in rows(replace(trial, history=())):
-        tracker.log(trial.name, row["step"], row["fraction"], {"loss": row["loss"]})
-        for point in trial.history:
-            if point.step == row["step"]:
-                tracker.trial(until(trial, point.fraction))
+    for point in trial.history:
+        tracker.trial(until(trial, point.fraction))
     tracker.finish_trial(trial)
     tracker.finish(replace(search, trials=(trial,)))
     (run,) = trial_runs(search).values()
@@ -165,26 +162,6 @@ def test_replay_sends_only_what_is_missing_unless_asked_for_the_whole(search: Se
     assert len(trial_runs(search)) == len(names)
 
 
-def test_live_rows_beyond_the_bound_are_taken_from_the_record(
-    search: SearchResults, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("raypo.tracking.wandb.ROWS_IN_MEMORY", 2)
-    tracker = Tracker(search, "offline")
-    trial = search.trials[0]
-    tracker.trial(until(trial, 0.0))
-    while trial.name not in (tracker._sync._projection._runs if tracker._sync._projection else {}):
-        time.sleep(0.01)
-    with tracker._changed:  # the thread cannot take anything meanwhile
-        for row in rows(trial):
-            tracker.log(trial.name, row["step"], row["fraction"], {"loss": row["loss"]})
-        assert len(tracker._waiting[trial.name].rows) <= 2
-    while tracker._waiting:
-        time.sleep(0.01)
-    tracker.finish_trial(trial)
-    tracker.finish(replace(search, trials=(trial,)))
-    assert [row["_step"] for row in trial_runs(search)[trial.name].history] == [5, 10, 15, 20, 25, 30]
-
-
 def test_a_step_that_was_trained_again_is_there_once_and_a_torn_line_is_left_out(
     search: SearchResults, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,7 +184,6 @@ def test_disabled_imports_and_writes_nothing_of_wandb(tmp_path: Path) -> None:
         "results = write_search(Path(sys.argv[1]), trials=1)\n"
         "tracker = Tracker(results, 'disabled')\n"
         "tracker.trial(results.trials[0])\n"
-        "tracker.log(results.trials[0].name, 1, 0.1, {'loss': 1.0})\n"
         "tracker.finish_trial(results.trials[0])\n"
         "assert tracker.finish(results).unsent == ()\n"
         "assert replay(results, 'disabled').sent == ()\n"
