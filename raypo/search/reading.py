@@ -10,7 +10,7 @@ from typing import Any
 from raypo.search.driver import SearchFolder
 from raypo.search.folders import origins_file, read_json, trial_folder
 from raypo.search.ledger import Ledger, Row
-from raypo.search.results import Evaluation, SearchResults, TrialResult
+from raypo.search.results import Evaluation, SearchResults, TrialResult, Value
 from raypo.study import Study
 
 _OWN = ("fraction", "step", "win_rate", "ci_low", "ci_high", "n", "kl", "length", "cost_s")
@@ -29,13 +29,14 @@ def read_results(search: SearchFolder, study: Study | None = None, ledger: Ledge
         versions=search.settings["versions"],
         trials=tuple(trial_result(row, search.path, study) for row in rows),
         origins=read_json(origins_file(search.path)) or {},
+        allow_code=study.allow_code,
     )
 
 
 def trial_result(row: Row, folder: Path, study: Study) -> TrialResult:
     """One row of the ledger as a result; `hyperparameters` holds what was searched or fixed, but no defaults."""
     entry = study.methods.get(row.label)
-    fixed = {} if entry is None else {**entry.departures(), "lr": study.fixed(row.label).get("lr", 0.0)}
+    fixed = {} if entry is None else {**entry.departures(), **_fixed_lr(study, row.label)}
     history = tuple(_evaluations(row.evaluations))
     return TrialResult(
         name=row.name,
@@ -53,6 +54,11 @@ def trial_result(row: Row, folder: Path, study: Study) -> TrialResult:
         confirmation=row.confirmation,
         benchmarks=tuple(row.benchmarks or ()),
     )
+
+
+def _fixed_lr(study: Study, label: str) -> dict[str, Value]:
+    """The learning rate, which no departure names, where a method does not search it."""
+    return {name: value for name, value in study.fixed(label).items() if name == "lr"}
 
 
 def _evaluations(entries: tuple[Mapping[str, Any], ...]) -> list[Evaluation]:

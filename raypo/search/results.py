@@ -21,8 +21,8 @@ class Evaluation:
     """One evaluation of one trial, at one point of its schedule.
 
     `fraction` is in (0, 1], `win_rate` and its 95 % interval in [0, 1], `n` the number of judged prompts, `kl` in nats
-    per completion, `length` in tokens, `cost_s` in device-seconds since the trial began. `scores` names a file with one
-    score per prompt where one was kept, `objectives` holds what a search of several maximises, larger is better.
+    per completion, `length` in tokens, `cost_s` in device-seconds since the trial began. `objectives` holds what a
+    search of several maximises, larger is better.
     """
 
     fraction: float
@@ -35,7 +35,6 @@ class Evaluation:
     length: float
     cost_s: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
-    scores: Path | None = None
     objectives: tuple[float, ...] = ()
 
 
@@ -88,7 +87,8 @@ class TrialResult:
 class SearchResults:
     """All trials of a search with the resolved study file and the versions it ran under.
 
-    `origins` has the model and the data that all trials come from, by kind, each with its content hash.
+    `origins` has the model and the data that all trials come from, by kind, each with its content hash; `allow_code`
+    says whether the study may run code of its own.
     """
 
     name: str
@@ -97,6 +97,7 @@ class SearchResults:
     versions: Mapping[str, str]
     trials: tuple[TrialResult, ...]
     origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    allow_code: bool = False
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ def command(results: SearchResults, trial: TrialResult) -> str:
         f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in settings(results, trial).items()
     ]
     study = shlex.quote(str(results.folder / "study.yaml"))
-    return " ".join(["raypo search", study, f"--name {results.name}-{trial.name}", *overrides])
+    allowed = ["--allow-code"] if results.allow_code else []
+    return " ".join(["raypo search", study, f"--name {results.name}-{trial.name}", *allowed, *overrides])
 
 
 def settings(results: SearchResults, trial: TrialResult) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,5 @@ def test_a_command_names_the_method_alone_and_the_values_as_they_are(results: Se
         loading.override(content, setting)
     assert content["methods"] == {"epsilon_dpo": dict(trial.hyperparameters)}
     assert content["data"] == results.study["data"]
+    assert "--allow-code" not in words
+    assert "--allow-code" in shlex.split(command(replace(results, allow_code=True), trial))
