@@ -116,12 +116,17 @@ def diff(
     first: Annotated[str, typer.Argument(help="a trial")],
     second: Annotated[str, typer.Argument(help="another trial")],
     storage: Storage = DEFAULT_STORAGE,
+    json_: Json = False,
 ) -> None:
     """Show what differs between two trials and what it did."""
-    from raypo.tracking.diff import diff as differences
+    from raypo.tracking import diff as differences
     from raypo.tracking.tables import to_rich
 
-    draw(to_rich(differences(results_of(storage, name), first, second)))
+    results = results_of(storage, name)
+    if json_:
+        print_json(differences.as_json(results, first, second))
+    else:
+        draw(to_rich(differences.diff(results, first, second)))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from raypo.errors import StorageError
@@ -24,22 +25,50 @@ def diff(results: SearchResults, first: str, second: str) -> Table:
     """Tabulate two trials: the settings that differ, then every figure with its change at the latest shared point."""
     left, right = find(results, first), find(results, second)
     rows = [*_settings(left, right), *_outcome(left, right)]
-    at = _shared(left, right)
-    where = "no evaluation in common" if at is None else f"figures at {at[0].fraction:.0%} of the schedule"
-    note = f"{where}; the same prompts were judged for both. Equal settings are left out."
+    note = f"{_basis(_shared(left, right))}. Equal settings are left out."
     return Table(f"{left.name} and {right.name}", ("", left.name, right.name, "change"), tuple(rows), note)
 
 
-def _settings(left: TrialResult, right: TrialResult) -> list[Cells]:
+def as_json(results: SearchResults, first: str, second: str) -> dict[str, Any]:
+    """The same as plain data, in pairs of the first trial's and the second's; what one has not is null."""
+    both = find(results, first), find(results, second)
+    at = _shared(*both)
+    return {
+        "trials": [trial.name for trial in both],
+        "settings": {name: list(pair) for name, pair in _differing(*both).items()},
+        "state": [trial.state for trial in both],
+        "reason": [trial.reason for trial in both],
+        "cost_s": [trial.cost_s for trial in both],
+        "at": None if at is None else [asdict(point) for point in at],
+    }
+
+
+def _basis(at: tuple[Evaluation, Evaluation] | None) -> str:
+    if at is None:
+        return "No evaluation in common"
+    a, b = at
+    judged = (
+        "the same prompts were judged for both" if a.n == b.n else f"{a.n} and {b.n} of the same prompts were judged"
+    )
+    return f"Figures at {a.fraction:.0%} of the schedule; {judged}"
+
+
+def _differing(left: TrialResult, right: TrialResult) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ, None where a trial has none of the name."""
     a: dict[str, Any] = {"method": left.method, **left.hyperparameters, "seed": left.seed}
     b: dict[str, Any] = {"method": right.method, **right.hyperparameters, "seed": right.seed}
-    names = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
-    ratios = {name: "" if name == "seed" else _ratio(a.get(name), b.get(name)) for name in names}
-    return [(name, _shown(a, name), _shown(b, name), ratios[name]) for name in names]
+    return {name: (a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)}
 
 
-def _shown(settings: dict[str, Any], name: str) -> str:
-    return plain(settings[name]) if name in settings else "–"
+def _settings(left: TrialResult, right: TrialResult) -> list[Cells]:
+    return [
+        (name, _shown(a), _shown(b), "" if name == "seed" else _ratio(a, b))
+        for name, (a, b) in _differing(left, right).items()
+    ]
+
+
+def _shown(value: Any) -> str:
+    return "–" if value is None else plain(value)
 
 
 def _ratio(a: Any, b: Any) -> str:

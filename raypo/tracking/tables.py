@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -183,18 +182,19 @@ def to_latex(content: Table) -> str:
 
 
 def to_csv(comparisons: Sequence[Comparison]) -> str:
-    """Write comparisons as CSV: one row per search and method, win rates in [0, 1], hyperparameters as JSON."""
-    rows = [{"search": found.search, **asdict(row)} for found in comparisons for row in found.rows]
+    """Write comparisons as CSV: one row per search and method, win rates in [0, 1], what has parts as JSON."""
     text = io.StringIO()
     writer = csv.DictWriter(text, ["search", *MethodRow.__dataclass_fields__, "confirmed", "judge", "opponent"])
     writer.writeheader()
-    extras = [
-        {"confirmed": found.confirmed, "judge": found.judge, "opponent": found.opponent}
-        for found in comparisons
-        for _ in found.rows
-    ]
-    for row, extra in zip(rows, extras, strict=True):
-        writer.writerow({**row, **extra, "hyperparameters": json.dumps(row["hyperparameters"])})
+    for found in comparisons:
+        measured = {"search": found.search, "judge": found.judge, "opponent": found.opponent}
+        for row in found.rows:
+            cells = asdict(row)
+            nested = {
+                "hyperparameters": dumps(cells["hyperparameters"]),
+                "confirmation": dumps(cells["confirmation"]) if row.confirmation else "",
+            }
+            writer.writerow({**measured, **cells, **nested, "confirmed": row.confirmed})
     return text.getvalue()
 
 

@@ -10,10 +10,12 @@ from rich.console import Console
 from raypo.cli.common import draw, out
 from raypo.errors import StorageError, StudyError
 from raypo.evaluation.completions import Judged
+from raypo.json import dumps
 from raypo.search.results import SearchResults, TrialResult
 from raypo.terminal import Terminal
 from raypo.tracking import showing, status
 from raypo.tracking.compare import as_json, caption, compare, judge_name, winner
+from raypo.tracking.diff import as_json as diff_as_json
 from raypo.tracking.diff import diff
 from raypo.tracking.tables import headline, render, side_by_side, to_rich
 
@@ -148,6 +150,14 @@ def test_every_format_shows_the_winner_and_its_interval(results: SearchResults) 
     assert json.loads(line["hyperparameters"]) == row.hyperparameters
 
 
+def test_csv_says_of_each_row_whether_it_was_confirmed(results: SearchResults) -> None:
+    some = changed(results, winner(results.trials, "dpo").name, confirmation=CONFIRMED)
+    dpo, ipo, *_ = csv.DictReader(io.StringIO(render([compare(some)], "csv")))
+    assert (dpo["confirmed"], ipo["confirmed"]) == ("True", "False")
+    assert json.loads(dpo["confirmation"])["seeds"] == 3
+    assert ipo["confirmation"] == ""
+
+
 def test_an_unknown_format_is_refused_with_the_allowed_ones(results: SearchResults) -> None:
     with pytest.raises(StudyError, match="got 'html'; allowed: table, markdown, csv, json, latex"):
         render([compare(results)], "html")
@@ -180,6 +190,26 @@ def test_diff_shows_what_differs_and_what_it_did_at_the_last_shared_point(result
         f"{change:+.1f}".replace("-", "−"),
     )
     assert "33% of the schedule" in table.caption
+
+
+def test_diff_says_on_how_many_prompts_its_figures_are(results: SearchResults) -> None:
+    assert diff(results, "dpo-0000", "dpo-0001").caption.startswith(
+        "Figures at 100% of the schedule; the same prompts were judged for both."
+    )
+    last = next(trial for trial in results.trials if trial.name == "dpo-0001").history[-1]
+    raced = changed(results, "dpo-0001", history=(replace(last, n=24),))
+    assert "; 120 and 24 of the same prompts were judged." in diff(raced, "dpo-0000", "dpo-0001").caption
+    begun = changed(results, "dpo-0001", history=())
+    assert diff(begun, "dpo-0000", "dpo-0001").caption == "No evaluation in common. Equal settings are left out."
+
+
+def test_diff_as_json_has_pairs(results: SearchResults) -> None:
+    first, second = (next(t for t in results.trials if t.name == name) for name in ("dpo-0000", "dpo-0009"))
+    found = json.loads(dumps(diff_as_json(results, "dpo-0000", "dpo-0009")))
+    assert found["trials"] == ["dpo-0000", "dpo-0009"]
+    assert found["settings"]["beta"] == [first.hyperparameters["beta"], second.hyperparameters["beta"]]
+    assert found["reason"] == [None, second.reason]
+    assert [point["win_rate"] for point in found["at"]] == [first.history[0].win_rate, second.history[0].win_rate]
 
 
 def test_diff_of_an_unknown_trial_names_the_known_ones(results: SearchResults) -> None:
