@@ -11,7 +11,7 @@ from raypo.data.rendering import OWN_TEMPLATE
 from raypo.data.tokenise import exported_template
 from raypo.errors import StorageError
 from raypo.evaluation.goals import beats
-from raypo.search.folders import MODEL, trial_folder
+from raypo.search.folders import MODEL, in_the_way, trial_folder
 from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row
 from raypo.study import Study
@@ -29,6 +29,8 @@ def copy_model(search: WorkingCopy, study: Study, trial: str, to: Path) -> Path:
     model = trial_folder(search.path, trial) / "model"
     if not search.pull_folder(model, MODEL):
         raise StorageError(f"{trial}: its model is not kept; the {KEPT} best of each method are")
+    if (file := in_the_way(to)) is not None:
+        raise StorageError(f"--to {to}: {file} is a file; give a new folder")
     if to.exists() and any(to.iterdir()):
         raise StorageError(f"--to {to}: is not empty; give a new folder")
     shutil.copytree(model, to, dirs_exist_ok=True)

@@ -61,11 +61,20 @@ def parts(location: str) -> tuple[str, str]:
 
 def _below(storage: str, name: str) -> str:
     if not is_remote(storage):
-        return str(Path(storage).expanduser().resolve() / name)
+        folder = Path(storage).expanduser().resolve()
+        if (file := in_the_way(folder)) is not None:
+            raise StorageError(f"storage: {file} is a file; give a folder, or the address of one in an object store")
+        return str(folder / name)
     if re.match(r"\w+://[^/@]*:[^/@]*@", storage):
         raise StorageError("storage: has a key in its address; give rights to the machines, and leave it out")
     path, mark, query = storage.partition("?")
     return f"{path.rstrip('/')}/{name}{mark}{query}"
+
+
+def in_the_way(folder: Path) -> Path | None:
+    """The file that stands where a folder is wanted, or on the way to it."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    return None if there is None or there.is_dir() else there
 
 
 def trial_folder(search: Path, trial: str) -> Path:

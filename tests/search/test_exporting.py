@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from raypo.data.tokenise import encode_prompt
+from raypo.errors import StorageError
 from raypo.search.exporting import Models, copy_model
 from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row
@@ -36,6 +37,18 @@ def test_the_best_of_each_method_stay(tmp_path: Path) -> None:
         second.heard("evaluated", row)
         second.heard("ended", row)
     assert kept(tmp_path) == {"dpo-0004", "dpo-0005", "ipo-0004", "ipo-0005"}
+
+
+def test_a_model_is_copied_neither_onto_a_file_nor_below_one(tmp_path: Path) -> None:
+    model = tmp_path / "search" / "trials" / "dpo-0000" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for to in (file, file / "below"):
+        with pytest.raises(StorageError, match=f"--to {to}: {file} is a file; give a new folder"):
+            copy_model(WorkingCopy(tmp_path / "search"), study(None), "dpo-0000", to)
+    assert file.read_text() == "mine"
 
 
 def test_a_stopped_trial_pushes_nobody_out(tmp_path: Path) -> None:
