@@ -91,7 +91,9 @@ def _leave_for_later(found: Any, kind: Any, arguments: dict[str, Any]) -> None:
         found.push_journal()
 
 
-def send(name: str, storage: str, kind: Any, *, live: bool = False, runs: bool = False, **arguments: Any) -> None:
+def send(
+    name: str, storage: str, kind: Any, *, live: bool = False, runs: bool = False, json_: bool = False, **arguments: Any
+) -> None:
     """Send a command and print the driver's answer.
 
     `live` ones mean nothing to a search that does not run; `runs` says that this process runs it next.
@@ -122,5 +124,7 @@ def send(name: str, storage: str, kind: Any, *, live: bool = False, runs: bool =
     answer = wait_for(commands, command, ANSWER_S)
     if answer is None:
         err.print(f"{name}: the driver has the command and is not done with it; raypo status {name} shows what it does")
-    else:
+    if json_:
+        print_json({"search": name, "answer": answer})
+    elif answer is not None:
         out.print(answer)

@@ -70,7 +70,7 @@ def resume(
     from raypo.search.searches import opened
 
     if trial is not None or holder(opened(storage, name).copy) is not None:
-        send(name, storage, "resume", runs=True, trial=trial)
+        send(name, storage, "resume", runs=True, json_=json_, trial=trial)
     _go_on(name, storage, address, json_)
 
 
@@ -88,8 +88,8 @@ def extend(
 
     if not trials and not hours:
         raise StudyError("extend: give --trials N, --hours H, or both")
-    check_extension(opened(storage, name).study(), trials)
-    send(name, storage, "extend", runs=True, trials=trials, hours=hours)
+    check_extension(opened(storage, name).study(), trials, hours)
+    send(name, storage, "extend", runs=True, json_=json_, trials=trials, hours=hours)
     _go_on(name, storage, address, json_)
 
 

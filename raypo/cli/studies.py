@@ -17,6 +17,7 @@ from raypo.cli.common import (
     With,
     app,
     draw,
+    err,
     out,
     print_json,
 )
@@ -53,7 +54,8 @@ def train(
     study = load(file, overrides, files=with_ or [], allow_code=allow_code)
     say = (lambda _: None) if json_ else out.print
     if method == single.REWARD_MODEL:
-        out.print(str(single.train_reward_model(study, say)))
+        folder = str(single.train_reward_model(study, say))
+        print_json({"model": folder}) if json_ else out.print(folder)
         return
     outcome, model = single.train(study, method, name, say)
     if json_:
@@ -67,7 +69,7 @@ def train(
 def artifacts(
     storage: Storage = DEFAULT_STORAGE,
     prune_days: Annotated[
-        float | None, typer.Option("--prune-days", help="remove what was not used for this many days")
+        float | None, typer.Option("--prune-days", min=0, help="remove what was not used for this many days")
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -79,5 +81,5 @@ def artifacts(
     store = artifact_store(storage)
     if prune_days is not None:
         gone = prune(storage, prune_days * 86400)
-        out.print(f"removed {len(gone)} artifacts, {sum(a.bytes for a in gone) / 2**20:.1f} MiB")
+        (err if json_ else out).print(f"removed {len(gone)} artifacts, {sum(a.bytes for a in gone) / 2**20:.1f} MiB")
     print_json(as_json(store.list())) if json_ else draw(to_rich(store.list()))

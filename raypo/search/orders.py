@@ -10,7 +10,7 @@ from raypo.errors import StudyError
 from raypo.search.commands import Command
 from raypo.search.conductor import LedgerConductor
 from raypo.search.ledger import Row
-from raypo.search.points import point_of
+from raypo.search.points import check_label, point_of
 from raypo.search.searches import check_extension
 
 RESUMABLE = ("paused", "pruned", "stopped", "failed")
@@ -96,9 +96,7 @@ def _issue(conductor: LedgerConductor, row: Row) -> None:
 
 
 def _extend(conductor: LedgerConductor, trials: int, hours: float) -> str:
-    check_extension(conductor.study, trials)
-    if hours and not conductor.budget.limited:
-        raise StudyError("--hours: this search has no budget; --trials adds trials")
+    check_extension(conductor.study, trials, hours)
     if hours:  # what the budget ended, or is just ending, goes on first
         ending = [name for name, (_, reason) in conductor.leaving.items() if reason == OUT_OF_BUDGET]
         for name in ending:
@@ -120,8 +118,7 @@ def _proviso(conductor: LedgerConductor, labels: Iterable[str]) -> str:
 
 
 def _drop(conductor: LedgerConductor, label: str) -> str | None:
-    if label not in conductor.study.methods:
-        raise StudyError(f"{label}: no such method; there are {', '.join(conductor.study.methods)}")
+    check_label(conductor.study, label)
     reason = "its method was dropped"
     for row in [row for row in conductor.unfinished if row.label == label]:
         conductor.end(row, "stopped", reason)

@@ -28,17 +28,22 @@ def assignments(texts: list[str]) -> dict[str, Any]:
     return found
 
 
+def check_label(study: Study, label: str) -> None:
+    """Refuse a method that a search has not."""
+    if label not in study.methods:
+        raise StudyError(
+            f"{label}: no such method in this search; there are {', '.join(study.methods)}"
+            f"{nearest(label, study.methods)}"
+        )
+
+
 def point_of(study: Study, label: str, values: Mapping[str, Any]) -> dict[str, Value]:
     """The searched values among `values`; an axis that they leave out is drawn.
 
     Raises:
         StudyError: a name or value that no trial of this method can have, one line a problem.
     """
-    if label not in study.methods:
-        raise StudyError(
-            f"{label}: no such method in this search; there are {', '.join(study.methods)}"
-            f"{nearest(label, study.methods)}"
-        )
+    check_label(study, label)
     space, fixed = study.space(label), study.fixed(label)
     problems = []
     for name, value in values.items():

@@ -14,6 +14,7 @@ from typing import Any
 
 from raypo import yaml
 from raypo.errors import StorageError, StudyError
+from raypo.search.budget import Budget
 from raypo.search.commands import Command, Commands
 from raypo.search.drawing import rules_of
 from raypo.search.folders import (
@@ -214,8 +215,10 @@ def targets(study: Study) -> dict[str, int | None]:
     return {label: len(grid_cells(space, rules_of(study, label), 0)) for label, space in spaces.items()}
 
 
-def check_extension(study: Study, trials: int) -> None:
-    """Refuse trials that would be added to a grid, which has no more than its cells, or where the budget decides."""
+def check_extension(study: Study, trials: int, hours: float) -> None:
+    """Refuse trials for a grid, which has no more than its cells, or where the budget decides, and hours without one."""
+    if hours and not Budget.of(study, 0).limited:
+        raise StudyError("--hours: this search has no budget; --trials adds trials")
     if trials and study.search.sampler == "grid":
         cells = ", ".join(f"{label} {count}" for label, count in targets(study).items())
         raise StudyError(

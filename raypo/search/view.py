@@ -1,6 +1,7 @@
 """What a sampler may see of a study: a stand-in that shows chosen trials and keeps to itself what is written to it."""
 
 import copy
+import math
 from collections.abc import Container, Mapping, Sequence
 
 import optuna
@@ -82,5 +83,6 @@ def fits(params: Mapping[str, Value], space: Space) -> bool:
 
 def _contains(axis: BaseDistribution, value: Value) -> bool:
     if isinstance(axis, CategoricalDistribution):
-        return value in axis.choices
-    return isinstance(value, int | float) and bool(axis._contains(axis.to_internal_repr(value)))
+        return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in axis.choices)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return number and bool(axis._contains(axis.to_internal_repr(value)))

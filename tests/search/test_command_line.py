@@ -9,6 +9,7 @@ import pytest
 from played import STUDY, Played, new
 from typer.testing import CliRunner
 
+from raypo import yaml
 from raypo.artifacts import Store
 from raypo.cli import running, steering
 from raypo.cli.common import app
@@ -16,6 +17,7 @@ from raypo.errors import ClusterError, StorageError, StudyError
 from raypo.search.commands import Commands
 from raypo.search.folders import artifact_store, origins_file, write_json
 from raypo.search.jobs import Job
+from raypo.search.lease import lease
 from raypo.search.searches import SearchFolder, create, opened
 from raypo.study import build
 
@@ -68,6 +70,49 @@ def test_trials_are_paused_and_stopped_values_enqueued_and_methods_added_and_dro
     assert [command.accepted for command in Commands(search.ledger).all()][1:] == [True] * 6
     shown = json.loads(raypo(tmp_path, "status", "played", "--json"))
     assert {trial["trial"]: trial["state"] for trial in shown["trials"]} == last.states
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["drop-method", "played", "nosuch"], "nosuch: no such method in this search; there are dpo, ipo"),
+        (["enqueue", "played", "--method", "dpo", "--set", "beta=true"], "dpo.beta: got True, outside of the axis"),
+        (["enqueue", "played", "--method", "dpo", "--set", "beta=.nan"], "dpo.beta: got nan, outside of the axis"),
+        (["extend", "played", "--hours", "1"], "--hours: this search has no budget; --trials adds trials"),
+    ],
+)
+def test_what_no_driver_could_do_is_refused_at_once(tmp_path: Path, words: list[str], why: str) -> None:
+    search = new(tmp_path)
+    with pytest.raises(StudyError, match=why):
+        raypo(tmp_path, *words)
+    assert Commands(search.ledger).all() == []
+
+
+def test_a_waiting_trial_shows_the_values_that_were_set_and_no_others(tmp_path: Path) -> None:
+    training = {"lr": {"log_uniform": [1e-6, 1e-4]}, "batch_size": 8}
+    search = create(build({**STUDY, "training": training, "storage": str(tmp_path)}, "played"))
+    search.ledger.enqueue("dpo", {"beta": 0.5}, "a test")
+    (waiting,) = json.loads(raypo(tmp_path, "status", "played", "--json"))["trials"]
+    assert (waiting["state"], waiting["hyperparameters"]) == ("waiting", {"beta": 0.5})
+
+
+def test_an_answer_to_a_running_search_is_json_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = new(tmp_path)
+    monkeypatch.setattr("raypo.search.commands.wait_for", lambda *_: "2 more trials of every method")
+    with lease(search.copy, search.name):
+        said = raypo(tmp_path, "extend", "played", "--trials", "2", "--json")
+        assert raypo(tmp_path, "extend", "played", "--trials", "2") == "2 more trials of every method\n"
+    assert json.loads(said) == {"search": "played", "answer": "2 more trials of every method"}
+
+
+def test_a_storage_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a file"
+    file.write_text("")
+    for storage in (file, file / "below"):
+        with pytest.raises(StorageError, match=f"storage: {file} is a file; give a folder"):
+            raypo(storage, "status", "played")
 
 
 def test_a_search_that_rests_is_neither_stopped_nor_paused_as_a_whole(tmp_path: Path) -> None:
@@ -157,3 +202,20 @@ def test_artifacts_are_listed_and_those_out_of_use_removed(tmp_path: Path) -> No
     assert "removed 0 artifacts" in raypo(tmp_path, "artifacts", "--prune-days", "1")
     assert "removed 1 artifacts" in raypo(tmp_path, "artifacts", "--prune-days", "0")
     assert json.loads(raypo(tmp_path, "artifacts", "--json")) == []
+
+
+def test_pruning_prints_nothing_but_json_and_takes_no_days_to_come(tmp_path: Path) -> None:
+    store: Store = artifact_store(str(tmp_path))
+    store.get_or_make("tokens", {"of": "a test"}, lambda folder: (folder / "ids").write_bytes(b"0"))
+    refused = CliRunner().invoke(app, ["artifacts", "--storage", str(tmp_path), "--prune-days", "-3"])
+    assert refused.exit_code == 2
+    done = CliRunner().invoke(app, ["artifacts", "--storage", str(tmp_path), "--prune-days", "1", "--json"])
+    assert [found["kind"] for found in json.loads(done.stdout)] == ["tokens"]
+
+
+def test_the_folder_of_a_reward_model_is_printed_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.dump(STUDY))
+    monkeypatch.setattr("raypo.search.single.train_reward_model", lambda *_: tmp_path / "model")
+    said = raypo(tmp_path, "train", str(file), "--method", "reward_model", "--json")
+    assert json.loads(said) == {"model": str(tmp_path / "model")}
