@@ -68,9 +68,7 @@ def verdict(comparison: Comparison, pairs: list[Pair]) -> str:
     best, *others = sorted(rows, key=_chosen_by, reverse=True)
     metric = comparison.metric
     if metric.name != "win_rate":
-        untested = (
-            "; by how much more than chance is not tested, for the pairs below are of win rates" if others else ""
-        )
+        untested = "; whether by more than chance is not tested, only win rates are" if others else ""
         return f"{best.method} is ahead with {metric.title} {metric.say(comparison.chosen_by(best))}{untested}."
     said = f"{best.method} is ahead with {metric.say(best.win_rate)}"
     beaten = {worse for better, worse in (pair.order for pair in pairs if pair.certain) if better == best.method}
