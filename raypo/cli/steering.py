@@ -103,6 +103,10 @@ def fork(
         out.print(f"{new}: {len(made.taken)} finished trials of {name} hold, {len(made.dropped)} do not")
         for trial, reason in made.dropped.items():
             out.print(f"  {trial}: {reason}")
+        for trial in made.modelless:
+            out.print(
+                f"  {trial} of {new}: {name} has removed its model, so its figures count and it cannot be exported"
+            )
     try:
         run(made.search, made.study, terminal, address, json_)
     except RaypoError:

@@ -16,6 +16,7 @@ from raypo.evaluation.goals import value_of
 from raypo.evaluation.judges import Judge
 from raypo.search import checkpoints
 from raypo.search.evaluating import Evaluator
+from raypo.search.exporting import model_of
 from raypo.search.folders import (
     MODEL,
     READ,
@@ -150,13 +151,11 @@ class TrialBench:
 
         def measure() -> list[dict[str, Any]]:
             trust = self.study.model.trust_remote_code
-            self.copy.pull_folder(folder / "model", MODEL)
-            found = run_benchmarks(
-                folder / "model", wanted.tasks, limit=wanted.limit, device=device, trust_remote_code=trust
-            )
+            model = model_of(self.copy, job.trial)
+            found = run_benchmarks(model, wanted.tasks, limit=wanted.limit, device=device, trust_remote_code=trust)
             write_json(folder / "benchmarks.json", [asdict(score) for score in found])
             self.copy.push(folder / "benchmarks.json")
-            self.copy.release(folder / "model")
+            self.copy.release(model)
             return [asdict(score) for score in found]
 
         scores = led(measure)

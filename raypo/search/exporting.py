@@ -26,9 +26,7 @@ def copy_model(search: WorkingCopy, study: Study, trial: str, to: Path) -> Path:
     Raises:
         StorageError: the trial has no model any more, or the place is taken.
     """
-    model = trial_folder(search.path, trial) / "model"
-    if not search.pull_folder(model, MODEL):
-        raise StorageError(f"{trial}: its model is not kept; the {KEPT} best of each method are")
+    model = model_of(search, trial)
     if (file := in_the_way(to)) is not None:
         raise StorageError(f"--to {to}: {file} is a file; give a new folder")
     if to.exists() and any(to.iterdir()):
@@ -41,6 +39,21 @@ def copy_model(search: WorkingCopy, study: Study, trial: str, to: Path) -> Path:
         tokenizer.chat_template = exported_template(tokenizer, str(study.data.chat_template))
         tokenizer.save_pretrained(to)
     return to
+
+
+def model_of(search: WorkingCopy, trial: str) -> Path:
+    """A trial's model, fetched where it is not here.
+
+    Raises:
+        StorageError: the trial has no model any more.
+    """
+    model = trial_folder(search.path, trial) / "model"
+    if not search.pull_folder(model, MODEL):
+        raise StorageError(
+            f"{trial}: its model is not kept; a search keeps those of each method's {KEPT} best, and a fork has none "
+            f"that the search it comes from had removed"
+        )
+    return model
 
 
 class Models:

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from raypo.search.drawing import PRIOR, rules_of
-from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
+from raypo.search.exporting import KEPT
+from raypo.search.folders import MODEL, evaluation_file, read_json, trial_folder, write_json
 from raypo.search.ledger import Ledger
 from raypo.search.points import priors_of
+from raypo.search.ranking import ranked
 from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row, renamed
 from raypo.search.searches import SearchFolder, create
@@ -44,6 +46,8 @@ class Fork:
     taken: dict[str, str]
     """Name in the old search to name in the new one."""
     dropped: dict[str, str]
+    modelless: list[str]
+    """Those of its best whose models the old search had removed."""
 
 
 def fork(
@@ -86,7 +90,9 @@ def fork(
         if row.confirmation is not None and same and before.confirm.seeds == study.confirm.seeds:
             ledger.confirm(kept, renamed(row.confirmation, row.name, kept.name))
     search.push_journal()
-    return Fork(search, study, taken, dropped)
+    best = [row.name for label in study.methods for row in ranked(ledger.rows(label))[:KEPT]]
+    modelless = [name for name in best if not (trial_folder(search.path, name) / "model" / MODEL).exists()]
+    return Fork(search, study, taken, dropped, modelless)
 
 
 def why_not(before: Study, after: Study, row: Row) -> str | None:

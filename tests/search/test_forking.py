@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
 from played import STUDY, Played, value_of
 from played import new as new_search
 
-from raypo.errors import StudyError
+from raypo.errors import StorageError, StudyError
 from raypo.evaluation.completions import append
 from raypo.evaluation.judges import Verdict
 from raypo.search.commands import Commands
 from raypo.search.confirming import candidates, confirm
 from raypo.search.driver import SearchFolder
+from raypo.search.exporting import copy_model
 from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
 from raypo.search.forking import fork
 from raypo.search.jobs import Job, Outcome
@@ -47,6 +49,15 @@ def test_trials_that_hold_are_taken_over_and_no_others_are_trained(old: SearchFo
         assert (trial_folder(made.search.path, now) / "model" / "config.json").read_text() == was
     played = Played(made.search).run()
     assert {job.trial for job in played.jobs} == {"dpo-0003", "ipo-0003"}
+
+
+def test_trials_that_are_best_here_and_whose_models_are_gone_are_named(old: SearchFolder) -> None:
+    last, *_ = sorted(old.ledger.rows("dpo"), key=lambda row: row.params["beta"])
+    rmtree(trial_folder(old.path, last.name) / "model")
+    made = fork(old, "less", [f"methods.dpo.beta.log_uniform=[0.01, {last.params['beta']}]"])
+    assert made.modelless == ["dpo-0000"]
+    with pytest.raises(StorageError, match=r"dpo-0000: its model is not kept; .* had removed"):
+        copy_model(made.search.copy, made.study, "dpo-0000", old.path / "out")
 
 
 def test_a_narrower_space_keeps_what_lies_in_it(old: SearchFolder) -> None:
