@@ -80,15 +80,16 @@ def fork(
         point = _point(before, row)
         space = {axis: form.distribution() for axis, form in _active(study, row.label, point).items()}
         params = {axis: point[axis] for axis in space}
-        kept = ledger.adopt(earlier.frozen(row), row, params, space, _source(earlier, study, row))
-        taken[row.name] = kept.name
+        taken[row.name] = now = ledger.next_name(row.label)
         same = before.confirm.prompts == study.confirm.prompts
         own = (f"{row.name}/", f"{row.name}.")
         old.copy.pull(*(old.path / "trials" / file for file in stored if file.startswith(own)))
         for suffix in ("", *_further_seeds(old.path, row.name, "rs" if same else "r")):
-            _copy(old.path, search.copy, row.name, kept.name, suffix)
+            _copy(old.path, search.copy, row.name, now, suffix)
+        # Last, for a trial that the ledger knows is whole.
+        kept = ledger.adopt(earlier.frozen(row), row, params, space, _source(earlier, study, row))
         if row.confirmation is not None and same and before.confirm.seeds == study.confirm.seeds:
-            ledger.confirm(kept, renamed(row.confirmation, row.name, kept.name))
+            ledger.confirm(kept, renamed(row.confirmation, row.name, now))
     search.push_journal()
     best = [row.name for label in study.methods for row in ranked(ledger.rows(label))[:KEPT]]
     modelless = [name for name in best if not (trial_folder(search.path, name) / "model" / MODEL).exists()]

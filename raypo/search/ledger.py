@@ -100,6 +100,10 @@ class Ledger:
             self._known[label] = Known(self.study(label).get_trials(deepcopy=False))
         return self._known[label]
 
+    def next_name(self, label: str) -> str:
+        """What the trial of a method that is made next is called."""
+        return trial_name(label, self.known(label).next_number)
+
     def resumed(self, row: Row, source: str) -> Row:
         """An ended trial that goes on: a new one that has its name, values, evaluations and costs, and replaces it.
 
@@ -126,7 +130,7 @@ class Ledger:
         """Take over a finished trial of another search, as `source`, with everything that is known of it."""
         gone = ("name", "replaces", "source", BEGAN)
         study = self.study(row.label)
-        now = trial_name(row.label, len(study.get_trials(deepcopy=False)))
+        now = self.next_name(row.label)
         kept = {name: renamed(value, row.name, now) for name, value in old.user_attrs.items() if name not in gone}
         study.add_trial(
             optuna.trial.create_trial(

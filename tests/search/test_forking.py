@@ -13,6 +13,7 @@ from played import new as new_search
 from raypo.errors import StorageError, StudyError
 from raypo.evaluation.completions import append
 from raypo.evaluation.judges import Verdict
+from raypo.search import forking
 from raypo.search.commands import Commands
 from raypo.search.confirming import candidates, confirm
 from raypo.search.driver import SearchFolder
@@ -21,7 +22,7 @@ from raypo.search.folders import evaluation_file, read_json, trial_folder, write
 from raypo.search.forking import fork
 from raypo.search.jobs import Job, Outcome
 from raypo.search.repeats import stored
-from raypo.search.searches import create
+from raypo.search.searches import create, opened
 from raypo.study import build
 
 PROMPTS = [f"prompt {i}" for i in range(8)]
@@ -58,6 +59,26 @@ def test_trials_that_are_best_here_and_whose_models_are_gone_are_named(old: Sear
     assert made.modelless == ["dpo-0000"]
     with pytest.raises(StorageError, match=r"dpo-0000: its model is not kept; .* had removed"):
         copy_model(made.search.copy, made.study, "dpo-0000", old.path / "out")
+
+
+def test_a_fork_that_is_killed_knows_of_no_trial_without_its_files(
+    old: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        """The command is gone."""
+
+    def killed(*arguments: object) -> None:
+        if arguments[2] == "dpo-0002":
+            raise Killed
+        copy(*arguments)
+
+    copy = forking._copy
+    monkeypatch.setattr(forking, "_copy", killed)
+    with pytest.raises(Killed):
+        fork(old, "killed", [])
+    found = opened(str(old.path.parent), "killed")
+    assert [row.name for row in found.ledger.rows()] == ["dpo-0000", "dpo-0001"]
+    assert all(trial_folder(found.path, row.name).is_dir() for row in found.ledger.rows())
 
 
 def test_a_narrower_space_keeps_what_lies_in_it(old: SearchFolder) -> None:
