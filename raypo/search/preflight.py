@@ -55,6 +55,7 @@ def check(study: Study, say: Callable[[str], None]) -> None:
     problems += _no_pruner(study)
     for label, entry in study.methods.items():
         try:
+            sampler_of(study, label)
             points = [_hyperparameters(entry, point) for point in _points(study, label)]
         except StudyError as error:
             problems.append(f"methods.{label}: {error}")

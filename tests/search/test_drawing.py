@@ -74,6 +74,12 @@ def test_rules_and_pruners_are_looked_at_before_anything_starts(tmp_path: Path) 
     assert "search.pruner: median decides between 0.333 and 1 of the schedule" in str(refused.value)
 
 
+def test_a_sampler_that_cannot_search_a_method_is_told_before_anything_starts(tmp_path: Path) -> None:
+    study = study_of(tmp_path, {"epsilon": 0.2, "conditions": {}}, sampler="cmaes")
+    with pytest.raises(StudyError, match=r"methods\.offline_ppo: search\.sampler: cmaes needs two numeric axes"):
+        check(study, lambda _: None)
+
+
 def in_any_order(search: searches.SearchFolder, order: int) -> list[tuple[Any, ...]]:
     """The table of a search whose five trials at a time advance in an order that differs from run to run."""
     conductor = played.conductor_of(search, 5)
