@@ -57,8 +57,8 @@ def draw(drawing: Any) -> None:
 
 def results_of(storage: str, name: str) -> Any:
     """What a search found so far."""
-    from raypo.search.driver import opened
     from raypo.search.reading import read_results
+    from raypo.search.searches import opened
 
     found = opened(storage, name)
     found.pull_trials()
@@ -99,8 +99,8 @@ def send(
     `live` ones mean nothing to a search that does not run; `runs` says that this process runs it next.
     """
     from raypo.search.commands import Commands, wait_for
-    from raypo.search.driver import opened
     from raypo.search.lease import holder, holder_here
+    from raypo.search.searches import opened
 
     found = opened(storage, name)
     running = holder(found.copy)

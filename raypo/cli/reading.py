@@ -80,8 +80,8 @@ def export(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Write the best model of a method as a Hugging Face folder."""
-    from raypo.search.driver import opened
     from raypo.search.exporting import copy_model
+    from raypo.search.searches import opened
     from raypo.tracking.compare import winner
     from raypo.tracking.tables import configuration
 
@@ -156,8 +156,8 @@ def sync(
     mode: Annotated[str, typer.Option("--mode", help="auto, online or offline")] = "auto",
 ) -> None:
     """Send a search from its record into W&B."""
-    from raypo.search.driver import opened
     from raypo.search.folders import CURSOR
+    from raypo.search.searches import opened
     from raypo.tracking import lineage
     from raypo.tracking.wandb import replay
 

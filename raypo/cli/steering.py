@@ -34,8 +34,8 @@ def enqueue(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Have values tried next, as one trial more; what is not set is drawn."""
-    from raypo.search.driver import opened
     from raypo.search.points import assignments, point_of
+    from raypo.search.searches import opened
 
     values = assignments(set_ or [])
     point_of(opened(storage, name).study(), method, values)
@@ -50,9 +50,9 @@ def add_method(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Add a method to a search: --set beta='{log_uniform: [0.01, 1]}', or --set use=methods/simpo."""
-    from raypo.search.driver import opened
     from raypo.search.points import assignments
     from raypo.search.preflight import check
+    from raypo.search.searches import opened
     from raypo.study import build
 
     study = opened(storage, name).study()

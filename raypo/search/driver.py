@@ -28,11 +28,9 @@ from raypo.search.journal import mend
 from raypo.search.keeping_up import kept_up
 from raypo.search.lease import lease
 from raypo.search.ledger import Ledger, Row
-from raypo.search.searches import SearchFolder, create, extend, opened
+from raypo.search.searches import SearchFolder
 from raypo.search.steering import Steering
 from raypo.study import Study
-
-__all__ = ["BENCH", "SearchFolder", "Watcher", "create", "extend", "opened", "run"]
 
 BENCH = "raypo.search.bench:TrialBench"
 READY = 8

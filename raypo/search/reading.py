@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raypo.search.driver import SearchFolder
 from raypo.search.folders import origins_file, read_json, trial_folder
 from raypo.search.ledger import Ledger, Row
 from raypo.search.results import Evaluation, SearchResults, TrialResult, Value
+from raypo.search.searches import SearchFolder
 from raypo.study import Study
 
 _OWN = ("fraction", "step", "win_rate", "ci_low", "ci_high", "n", "kl", "length", "cost_s")

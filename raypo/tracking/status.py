@@ -12,11 +12,11 @@ from rich.live import Live as Screen
 from rich.table import Table
 
 from raypo.evaluation.goals import as_measured, metric_of
-from raypo.search.driver import opened
 from raypo.search.folders import LIVE, read_json
 from raypo.search.lease import holder
 from raypo.search.reading import read_results
 from raypo.search.results import Evaluation, SearchResults, TrialResult
+from raypo.search.searches import opened
 from raypo.tracking.compare import goals_of
 from raypo.tracking.tables import configuration, number
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from raypo.search.cluster import Cluster
 from raypo.search.conductor import LedgerConductor
-from raypo.search.driver import SearchFolder, Watcher
+from raypo.search.driver import Watcher
 from raypo.search.ledger import Row
 from raypo.search.reading import read_results, trial_result
+from raypo.search.searches import SearchFolder
 from raypo.study import Study
 from raypo.tracking import lineage
 from raypo.tracking.wandb import Tracker

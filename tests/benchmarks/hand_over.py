@@ -67,10 +67,10 @@ class Silent:
 
 def raypo(storage: Path, trials: int, **search: Any) -> None:
     """The search as it is."""
-    from raypo.search import driver
+    from raypo.search import driver, searches
 
     study = study_in(storage, trials, **search)
-    driver.run(driver.create(study), study, Silent())
+    driver.run(searches.create(study), study, Silent())
 
 
 def torch_trainer(storage: Path, trials: int) -> None:

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "chaos"))
 
 from search import STUBBED
 
-from raypo.search import cluster, driver
+from raypo.search import cluster, driver, searches
 from raypo.search.conductor import LedgerConductor
 from raypo.search.driver import concurrent_trials
 from raypo.search.exporting import KEPT, Models
@@ -134,13 +134,13 @@ class Clock:
             self._wall, self._cpu = wall, cpu
 
 
-def through_tune(search: driver.SearchFolder, study: Study, clock: Clock) -> None:
+def through_tune(search: searches.SearchFolder, study: Study, clock: Clock) -> None:
     """The driver as it is, but for its slots."""
     cluster.Slot = SimulatedSlot  # type: ignore[misc, assignment]
     driver.run(search, study, clock)
 
 
-def ledger_alone(search: driver.SearchFolder, study: Study, clock: Clock) -> None:
+def ledger_alone(search: searches.SearchFolder, study: Study, clock: Clock) -> None:
     """The conductor asked as Tune asks it, every slot's trial in turn."""
     ledger, concurrent = search.ledger, concurrent_trials(study)
     conductor = LedgerConductor(
@@ -189,7 +189,7 @@ def main() -> None:
             "resources": {"slots": words.slots, "workers": 1, "cpus_per_worker": 1, "recycle_after": 10**9},
         }
         study = build(content, "overhead")
-        search = driver.create(study)
+        search = searches.create(study)
         clock = Clock(words.trials)
         (ledger_alone if words.no_tune else through_tune)(search, study, clock)
         began = time.monotonic()

@@ -96,13 +96,13 @@ def main() -> None:
 
     if words.host:
         socket.gethostname = lambda: words.host
-    from raypo.search import driver
+    from raypo.search import driver, searches
 
     study = study_of(words)
     if study.resources.gpus_per_worker:
         without_cuda()
     begun = (Path(words.storage.removeprefix("file://")) / words.name / "search.json").exists()
-    search = driver.opened(words.storage, words.name) if begun else driver.create(study)
+    search = searches.opened(words.storage, words.name) if begun else searches.create(study)
     bench = driver.BENCH if words.real else "stub_bench:StubBench"
     driver.run(search, study, Silent(), address=words.address, bench=bench)
 

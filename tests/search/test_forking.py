@@ -16,13 +16,12 @@ from raypo.evaluation.judges import Verdict
 from raypo.search import forking
 from raypo.search.commands import Commands
 from raypo.search.confirming import candidates, confirm
-from raypo.search.driver import SearchFolder
 from raypo.search.exporting import copy_model
 from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
 from raypo.search.forking import fork
 from raypo.search.jobs import Job, Outcome
 from raypo.search.repeats import stored
-from raypo.search.searches import create, opened
+from raypo.search.searches import SearchFolder, create, opened
 from raypo.study import build
 
 PROMPTS = [f"prompt {i}" for i in range(8)]

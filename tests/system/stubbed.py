@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from raypo.search import driver
-from raypo.search.driver import SearchFolder
 from raypo.search.reading import read_results
 from raypo.search.results import SearchResults
+from raypo.search.searches import SearchFolder
 from raypo.study import Study
 
 STUB = {

@@ -14,7 +14,7 @@ from stubbed import Silent
 
 from raypo.artifacts import Store
 from raypo.methods import METHODS
-from raypo.search import driver
+from raypo.search import driver, searches
 from raypo.search.reading import read_results
 from raypo.search.results import TrialResult
 from raypo.study import build
@@ -83,7 +83,7 @@ def _searched(storage: Path, name: str, methods: set[str], data: dict[str, Any])
         return {}
     wanted = {method: OWN.get(method, {}) for method in sorted(methods)}
     study = build({**STUDY, "name": name, "data": data, "methods": wanted, "storage": str(storage)}, name)
-    search = driver.create(study)
+    search = searches.create(study)
     driver.run(search, study, Silent())
     return {trial.method: _read(trial) for trial in read_results(search, study).trials}
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from stubbed import STUB, Silent, run_stub
 
-from raypo.search import driver
+from raypo.search import driver, searches
 from raypo.search.commands import Commands
-from raypo.search.driver import SearchFolder
 from raypo.search.reading import read_results
+from raypo.search.searches import SearchFolder
 from raypo.study import Study, build
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -36,7 +36,7 @@ def steps_done(search: SearchFolder, trial: str) -> list[int]:
 
 
 def test_trials_leave_and_come_back_and_a_method_joins(stub_study: Study) -> None:
-    search = driver.create(stub_study)
+    search = searches.create(stub_study)
     (search.path / "step_s").write_text("0.3")
     commands = Commands(search.ledger)
 
@@ -61,7 +61,7 @@ def test_trials_leave_and_come_back_and_a_method_joins(stub_study: Study) -> Non
 
 @pytest.mark.slow
 def test_a_stopped_search_goes_on(stub_study: Study) -> None:
-    search = driver.create(stub_study)
+    search = searches.create(stub_study)
     (search.path / "step_s").write_text("0.2")
     watcher = Acting(("evaluated", "dpo-0000"), lambda: Commands(search.ledger).send("stop", trial=None))
     driver.run(search, stub_study, watcher, bench="stub_bench:StubBench")
@@ -76,7 +76,7 @@ def test_a_budget_is_kept_within_two_per_cent(tmp_path: Path) -> None:
     budget_s = 100.0
     wanted = {"sampler": "random", "pruner": "none", "budget": {"gpu_hours": budget_s / 3600}}
     study = build({**STUB, "search": wanted, "storage": str(tmp_path)}, "stub")
-    results, _ = run_stub(driver.create(study), study)
+    results, _ = run_stub(searches.create(study), study)
     assert 0.9 * budget_s <= sum(trial.cost_s for trial in results.trials) <= 1.02 * budget_s
     finished = Counter(trial.method for trial in results.trials if trial.state == "finished")
     assert finished["dpo"] >= 2

@@ -12,7 +12,7 @@ import ray
 from stubbed import STUB, Silent, run_stub
 
 from raypo.errors import ClusterError, Hindrance, StorageError
-from raypo.search import driver
+from raypo.search import driver, searches
 from raypo.search.cluster import Cluster
 from raypo.search.commands import Commands
 from raypo.search.jobs import Job, Outcome
@@ -32,7 +32,7 @@ def steps_done(folder: Path, trial: str) -> Counter[int]:
 
 
 def test_every_trial_runs_once_and_the_best_wins(stub_study: Study) -> None:
-    results, watcher = run_stub(driver.create(stub_study), stub_study)
+    results, watcher = run_stub(searches.create(stub_study), stub_study)
     assert sorted(t.name for t in results.trials) == ["dpo-0000", "dpo-0001", "simpo-0000", "simpo-0001"]
     for trial in results.trials:
         assert trial.state == "finished"
@@ -46,7 +46,7 @@ def test_every_trial_runs_once_and_the_best_wins(stub_study: Study) -> None:
 def test_a_search_whose_promising_trials_alone_are_repeated_runs_to_its_end(tmp_path: Path) -> None:
     wanted = {**STUB["search"], "trials": 4, "repeats": {"seeds": 2, "promising_only": True}}
     study = build({**STUB, "storage": str(tmp_path), "search": wanted}, "stub")
-    results, _ = run_stub(driver.create(study), study)
+    results, _ = run_stub(searches.create(study), study)
     assert Counter(trial.state for trial in results.trials) == {"finished": 8}
     repeated = {path.parent.name.partition(".")[0] for path in results.folder.glob("trials/*.r1/work.log")}
     assert 0 < len(repeated) < 8, "some lead their method when they end, and some do not"
@@ -56,7 +56,7 @@ def test_waiting_trials_leave_the_cluster_to_the_slots(stub_study: Study) -> Non
     study = build({**STUB, "storage": stub_study.storage, "search": {**STUB["search"], "trials": 6}}, "stub")
     free: list[float] = []
     with ThreadPoolExecutor(1) as threads:
-        run = threads.submit(run_stub, driver.create(study), study)
+        run = threads.submit(run_stub, searches.create(study), study)
         while not run.done():
             free.append(ray.available_resources().get("CPU", 0.0))
             time.sleep(0.02)
@@ -66,28 +66,28 @@ def test_waiting_trials_leave_the_cluster_to_the_slots(stub_study: Study) -> Non
 
 
 def test_a_name_is_used_once(stub_study: Study) -> None:
-    driver.create(stub_study)
+    searches.create(stub_study)
     with pytest.raises(StorageError, match=r"raypo resume stub.*raypo extend stub"):
-        driver.create(stub_study)
+        searches.create(stub_study)
 
 
 def test_two_drivers_on_one_search_are_refused(stub_study: Study) -> None:
-    search = driver.create(stub_study)
+    search = searches.create(stub_study)
     with lease(search.copy, search.name), pytest.raises(StorageError, match="a driver runs it already"):
         run_stub(search, stub_study)
 
 
 def test_a_study_whose_model_cannot_be_had_leaves_its_name_to_the_mended_one(stub_study: Study) -> None:
     faulty = stub_study.model_copy(update={"model": stub_study.model.model_copy(update={"path": "nobody/nothing"})})
-    search = driver.create(faulty)
+    search = searches.create(faulty)
     with pytest.raises(ClusterError, match=r"preparing failed: .*nobody/nothing"):
         driver.run(search, faulty, Silent())
     discard_if_empty(search)
-    assert driver.create(stub_study).study().model.path == "quickstart"
+    assert searches.create(stub_study).study().model.path == "quickstart"
 
 
 def test_faults_stay_with_their_trial_and_a_dead_worker_costs_little(stub_study: Study) -> None:
-    search = driver.create(stub_study)
+    search = searches.create(stub_study)
     faults = search.path / "faults"
     faults.mkdir()
     (faults / "dpo-0000").write_text("raise")
@@ -124,7 +124,7 @@ def test_what_no_trial_can_do_without_stops_the_search_until_it_is_there_again(s
 
 
 def test_an_interrupted_search_goes_on_and_can_be_extended(stub_study: Study) -> None:
-    search = driver.create(stub_study)
+    search = searches.create(stub_study)
     ledger = search.ledger
     space = {name: axis.distribution() for name, axis in stub_study.space("dpo").items()}
     row = ledger.ask("dpo", make_sampler("random", 0, space), seed=3)
@@ -137,14 +137,14 @@ def test_an_interrupted_search_goes_on_and_can_be_extended(stub_study: Study) ->
     assert first.history[0].win_rate == 0.5, "an evaluation that is recorded is not made again"
     again, _ = run_stub(search, stub_study)
     assert [t.cost_s for t in again.trials] == [t.cost_s for t in results.trials], "nothing runs twice"
-    driver.extend(search, 1)
+    searches.extend(search, 1)
     extended, _ = run_stub(search, stub_study)
     assert Counter(t.method for t in extended.trials) == {"dpo": 3, "simpo": 3}
 
 
 def test_the_best_of_each_method_are_confirmed_on_the_slots_once(tmp_path: Path) -> None:
     study = build({**STUB, "storage": str(tmp_path), "confirm": {"top": 1, "seeds": 2}}, "stub")
-    search = driver.create(study)
+    search = searches.create(study)
     (search.path / "faults").mkdir()
     for number in range(2):
         (search.path / "faults" / f"simpo-000{number}.s1").write_text("diverge")
@@ -167,7 +167,7 @@ def test_the_best_of_each_method_are_confirmed_on_the_slots_once(tmp_path: Path)
 
 def test_a_search_that_is_stopped_while_it_confirms_confirms_the_rest_when_it_goes_on(tmp_path: Path) -> None:
     study = build({**STUB, "storage": str(tmp_path), "confirm": {"top": 2, "seeds": 2}}, "stub")
-    search = driver.create(study)
+    search = searches.create(study)
     (search.path / "step_s").write_text("0.05")
 
     class Stops(Silent):
@@ -188,7 +188,7 @@ def test_a_search_that_is_stopped_while_it_confirms_confirms_the_rest_when_it_go
 
 def test_a_search_that_is_paused_while_it_confirms_confirms_the_rest_when_it_goes_on(tmp_path: Path) -> None:
     study = build({**STUB, "storage": str(tmp_path), "confirm": {"top": 2, "seeds": 2}}, "stub")
-    search = driver.create(study)
+    search = searches.create(study)
     (search.path / "step_s").write_text("0.1")
 
     class Pauses(Silent):
