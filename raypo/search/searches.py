@@ -216,7 +216,7 @@ def targets(study: Study) -> dict[str, int | None]:
 
 
 def check_extension(study: Study, trials: int, hours: float) -> None:
-    """Refuse trials for a grid, which has no more than its cells, or where the budget decides, and hours without one."""
+    """Refuse trials for a grid, which has all its cells, or where the budget decides, and hours without a budget."""
     if hours and not Budget.of(study, 0).limited:
         raise StudyError("--hours: this search has no budget; --trials adds trials")
     if trials and study.search.sampler == "grid":
