@@ -46,9 +46,16 @@ class Both:
 class InWandb:
     """Tells the tracker of every trial's evaluations and end."""
 
-    def __init__(self, found: SearchFolder, study: Study, say: Callable[[str], None]) -> None:
-        self._found, self._study, self._say = found, study, say
+    def __init__(self, found: SearchFolder, say: Callable[[str], None]) -> None:
+        self._found, self._say = found, say
+        self._conductor: LedgerConductor | None = None
         self._tracker: Tracker | None = None
+
+    @property
+    def _study(self) -> Study:
+        """The study with the methods that were added since."""
+        assert self._conductor is not None
+        return self._conductor.study
 
     def started(self, search: str, folder: Path, study: Study) -> None:
         """Nothing to tell before the trials."""
@@ -57,7 +64,7 @@ class InWandb:
         """Nothing to tell before the trials."""
 
     def running(self, cluster: Cluster, conductor: LedgerConductor) -> None:  # noqa: ARG002
-        wanted = self._study.tracking
+        self._conductor, wanted = conductor, conductor.study.tracking
         self._tracker = Tracker(read_results(self._found, self._study), wanted.wandb, wanted.project, self._say)
 
     def event(self, kind: str, row: Row) -> None:
@@ -81,5 +88,5 @@ class InWandb:
 
 def watchers(found: SearchFolder, study: Study, terminal: Watcher, say: Callable[[str], None]) -> Both:
     """The terminal first, then W&B unless the study turns it off."""
-    tracked = [] if study.tracking.wandb == "disabled" else [InWandb(found, study, say)]
+    tracked = [] if study.tracking.wandb == "disabled" else [InWandb(found, say)]
     return Both([terminal, *tracked])
