@@ -96,7 +96,8 @@ def send(
 ) -> None:
     """Send a command and print the driver's answer.
 
-    `live` ones mean nothing to a search that does not run; `runs` says that this process runs it next.
+    `live` ones mean nothing to a search that does not run; `runs` says that this process runs it next, so it waits for
+    a driver that ends without having carried the command out.
     """
     from raypo.search.commands import Commands, wait_for
     from raypo.search.lease import holder, holder_here
@@ -122,9 +123,13 @@ def send(
     commands = Commands(ledger)
     command = commands.send(kind, **arguments)
     answer = wait_for(commands, command, ANSWER_S)
-    if answer is None:
+    if answer is None and holder(found.copy):
         err.print(f"{name}: the driver has the command and is not done with it; raypo status {name} shows what it does")
-    if json_:
+    while answer is None and runs and holder(found.copy):
+        answer = wait_for(commands, command, ANSWER_S)
+    if answer is None and not runs and not holder(found.copy):
+        answer = f"{name} does not run any more; raypo resume {name} carries this out first"
+    if json_ and not (answer is None and runs):
         print_json({"search": name, "answer": answer})
     elif answer is not None:
         out.print(answer)

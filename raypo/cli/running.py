@@ -67,9 +67,11 @@ def resume(
     json_: Json = False,
 ) -> None:
     """Go on with a search that was interrupted or paused, or with one trial to the end of its schedule."""
+    from raypo.search.commands import Commands
     from raypo.search.searches import opened
 
-    if trial is not None or holder(opened(storage, name).copy) is not None:
+    found = opened(storage, name)
+    if trial is not None or holder(found.copy) is not None or Commands(found.ledger).standing().halted:
         send(name, storage, "resume", runs=True, json_=json_, trial=trial)
     _go_on(name, storage, address, json_)
 
@@ -94,16 +96,12 @@ def extend(
 
 
 def _go_on(name: str, storage: str, address: str | None, json_: bool) -> None:
-    """Run a search unless a driver does; a pause ends here, or nothing of it would run."""
-    from raypo.search.commands import Commands
+    """Run a search unless a driver does."""
     from raypo.search.searches import opened
     from raypo.terminal import Terminal
 
     found = opened(storage, name)
     if holder(found.copy) is None:
-        if Commands(found.ledger).standing().halted:
-            send(name, storage, "resume", runs=True, trial=None)
-            err.print(f"{name} was paused; all of it goes on")
         run(found, found.study(), Terminal(out, quiet=json_), address, json_)
 
 

@@ -107,7 +107,7 @@ def standing(accepted: Iterable[Command]) -> Standing:
         match command.kind, command.arguments:
             case "extend", {"trials": count, "hours": more}:
                 trials[""] = trials.get("", 0) + count
-                hours += more
+                hours, halted = hours + more, False
             case "enqueue", {"method": label}:
                 trials[label] = trials.get(label, 0) + 1
             case "drop_method", {"method": label}:
@@ -115,8 +115,10 @@ def standing(accepted: Iterable[Command]) -> Standing:
             case "add_method", {"method": label}:
                 dropped.discard(label)
                 revision += 1
-            case ("pause" | "resume") as kind, {"trial": None}:
-                halted = kind == "pause"
+            case "pause", {"trial": None}:
+                halted = True
+            case "resume", _:
+                halted = False
     return Standing(trials, hours, frozenset(dropped), halted, revision)
 
 

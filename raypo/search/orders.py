@@ -30,7 +30,7 @@ def carry_out(conductor: LedgerConductor, command: Command, add: Add) -> str | N
         case ("stop" | "pause") as kind, {"trial": str(trial)}:
             return _leave(conductor, trial, "stopped" if kind == "stop" else "paused")
         case "resume", {"trial": str(trial)}:
-            return _go_on(conductor, trial, command.id)
+            return f"{_go_on(conductor, trial, command.id)}{_end_of_pause(conductor)}"
         case "stop", _:
             return "stopping: running trials are checkpointed, raypo resume goes on"
         case "pause", _:
@@ -44,9 +44,10 @@ def carry_out(conductor: LedgerConductor, command: Command, add: Add) -> str | N
             row = conductor.ledger.enqueue(label, point_of(conductor.study, label, values), command.id)
             return f"{row.name} is next of {label}{_proviso(conductor, [label])}"
         case "extend", {"trials": trials, "hours": hours}:
-            return _extend(conductor, trials, hours)
+            return f"{_extend(conductor, trials, hours)}{_end_of_pause(conductor)}"
         case "add_method", {"method": label, "entry": entry}:
-            if label in conductor.study.methods and label not in conductor.dropped:
+            there = conductor.study.written()["methods"].get(label)  # the same entry: a crash came before the answer
+            if there not in (None, entry) and label not in conductor.dropped:
                 raise StudyError(f"{label}: is in this search already; give a second entry of a method its own label")
             add(label, entry)
             return f"{label} joins the search"
@@ -115,6 +116,11 @@ def _proviso(conductor: LedgerConductor, labels: Iterable[str]) -> str:
     if any(map(then.may_start, drawn)) or (position.running and not position.over):
         return ""
     return f", once the budget has room: raypo extend {conductor.search.name} --hours H makes some"
+
+
+def _end_of_pause(conductor: LedgerConductor) -> str:
+    """What an answer adds where the search was paused, for nothing of what was asked would run."""
+    return "; the search was paused, and all of it goes on" if conductor.halted else ""
 
 
 def _drop(conductor: LedgerConductor, label: str) -> str | None:

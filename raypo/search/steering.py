@@ -57,6 +57,7 @@ class Steering:
         self._driver, self._since, self._noted = uuid.uuid4().hex[:8], since, 0.0
         self._earlier_s, self._ran_s = self._commands.wall_s(), 0.0
         self._counting: float | None = time.monotonic()
+        self._unsettled: set[str] = set()
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._stand()
@@ -137,27 +138,30 @@ class Steering:
     # Commands -------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, commands: list[Command]) -> None:
-        unsettled = set()
+        conductor = self._conductor
+        self._unsettled = set()
         for command in commands:
             about = self._about(command)
-            if about is not None and about in unsettled:
+            if about in self._unsettled:
                 continue  # it has to see what an earlier one leads to
+            if conductor.stopping and command.kind in ("resume", "extend"):
+                continue  # who goes on with the search does it
             try:
-                answer = carry_out(self._conductor, command, self._add)
+                answer = carry_out(conductor, command, self._add)
             except RaypoError as error:
                 self._commands.close(command, str(error), accepted=False)
                 self._say(f"{command.kind.replace('_', '-')} is refused: {error}")
                 continue
-            if answer is None:
-                unsettled.add(about)
-            else:
+            if answer is not None:
                 self._close(command, answer)
+            elif about is not None:
+                self._unsettled.add(about)
 
     def _about(self, command: Command) -> str | None:
-        """The trial that a command is about, by its own name however the command writes it."""
+        """The trial that a command is about, by its own name however the command writes it, or the method."""
         trial = command.arguments.get("trial")
         with contextlib.suppress(StorageError):
-            return None if trial is None else self._conductor.ledger.row(trial).name
+            return command.arguments.get("method") if trial is None else self._conductor.ledger.row(trial).name
         return trial
 
     def _close(self, command: Command, answer: str) -> None:
@@ -190,7 +194,8 @@ class Steering:
         conductor, now = self._conductor, self._commands.standing()
         for label, target in self._targets.items():
             conductor.targets[label] = None if target is None else target + now.more(label)
-        conductor.halted, conductor.dropped, conductor.revision = now.halted, now.dropped, now.revision
+        dropping = self._unsettled & conductor.study.methods.keys()
+        conductor.halted, conductor.dropped, conductor.revision = now.halted, now.dropped | dropping, now.revision
         conductor.budget = Budget.of(conductor.study, now.hours)
 
     def _clock(self, view: Mapping[str, Mapping[str, Any]]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from typer.testing import CliRunner
 
 from raypo import yaml
 from raypo.artifacts import Store
-from raypo.cli import running, steering
+from raypo.cli import common, running, steering
 from raypo.cli.common import app
 from raypo.errors import ClusterError, StorageError, StudyError
 from raypo.search.commands import Commands
@@ -145,10 +147,30 @@ def test_a_paused_search_that_rests_goes_on(
     assert Played(search, busy=pause).run().states == {"dpo-0000": "finished", "ipo-0000": "paused"}
     ran: list[Played] = []
     monkeypatch.setattr(running, "run", lambda found, *_: ran.append(Played(found).run()))
-    assert "played was paused; all of it goes on" in raypo(tmp_path, *words)
+    raypo(tmp_path, *words)
+    assert any(
+        said.endswith("going on") or "the search was paused, and all of it goes on" in said for said in ran[0].said
+    )
     states = list(ran[0].states.values())
     assert states.count("finished") == finished - ("--trial" not in words)
     assert not Commands(search.ledger).standing().halted
+
+
+def test_a_search_whose_driver_is_just_leaving_is_extended_once_it_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Played(new(tmp_path)).run().search
+    monkeypatch.setattr(common, "ANSWER_S", 0.2)
+    monkeypatch.setattr(running, "run", lambda found, *_: Played(found).run())
+    leaving = contextlib.ExitStack()
+    leaving.enter_context(lease(search.copy, search.name))  # it looks at no command any more
+    threading.Timer(1.0, leaving.close).start()
+    assert "the driver has the command and is not done with it" in raypo(tmp_path, "extend", "played", "--trials", "1")
+    assert [row.state for row in search.ledger.rows()] == ["finished"] * 6
+    with lease(search.copy, search.name):
+        assert "is not done with it" in raypo(tmp_path, "enqueue", "played", "--method", "dpo"), (
+            "who does not run it goes"
+        )
 
 
 def test_a_fork_is_looked_at_first_and_lies_beside_the_old_search(

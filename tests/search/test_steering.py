@@ -149,6 +149,47 @@ def test_the_whole_search_halts_and_goes_on(tmp_path: Path) -> None:
     assert [job.trial for job in resumed.jobs][:2] == ["ipo-0000", "ipo-0000"], "what was begun comes first"
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments", "finished"),
+    [("extend", {"trials": 1, "hours": 0.0}, 5), ("resume", {"trial": "ipo-0000"}, 4), ("resume", {"trial": None}, 3)],
+)
+def test_who_asks_a_paused_search_for_more_ends_the_pause(
+    tmp_path: Path, kind: Any, arguments: dict[str, Any], finished: int
+) -> None:
+    search = new(tmp_path)
+
+    def pause() -> None:
+        Commands(search.ledger).send("pause", trial="ipo-0000")
+        Commands(search.ledger).send("pause", trial=None)
+
+    played = Played(search, busy=at("ipo-0000", 0.5, pause)).run()
+    assert played.states == {"dpo-0000": "finished", "ipo-0000": "paused"}
+    command = played.send(kind, **arguments)
+    played.run()
+    assert list(played.states.values()).count("finished") == finished
+    assert str(played.answer(command).answer).endswith("going on" if arguments.get("trial", 0) is None else "goes on")
+
+
+@pytest.mark.parametrize(("kind", "arguments"), [("extend", {"trials": 1, "hours": 0.0}), ("resume", {"trial": None})])
+def test_what_is_asked_of_a_search_that_ends_is_done_by_the_next_driver(
+    tmp_path: Path, kind: Any, arguments: dict[str, Any]
+) -> None:
+    search = new(tmp_path)
+    sent: list[Command] = []
+
+    def act() -> None:
+        Commands(search.ledger).send("stop", trial=None)
+        sent.append(Commands(search.ledger).send(kind, **arguments))
+
+    played = Played(search, busy=at("dpo-0000", 1.0, act)).run()
+    assert played.states == {"dpo-0000": "running"}
+    assert played.answer(sent[0]).answer is None, "nobody is told that it goes on"
+    again = Played(search).run()
+    assert again.answer(sent[0]).accepted
+    assert set(again.states.values()) == {"finished"}
+    assert len(again.states) == (6 if kind == "extend" else 4)
+
+
 def test_stop_ends_the_driver_and_not_the_next_one(tmp_path: Path) -> None:
     search = new(tmp_path)
     stop = at("dpo-0000", 1.0, lambda: Commands(search.ledger).send("stop", trial=None))
@@ -238,6 +279,43 @@ def test_a_method_joins_and_another_is_dropped(tmp_path: Path) -> None:
     assert list(search.study().methods) == ["dpo", "ipo", "simpo"]
     assert (search.path / "revisions" / "1.json").exists()
     assert Played(search).run().jobs == [], "another driver knows both"
+
+
+def test_a_method_that_is_dropped_and_added_again_while_its_trial_is_at_work_stays(tmp_path: Path) -> None:
+    search = new(tmp_path, trials=3)
+    sent: list[Command] = []
+
+    def act() -> None:
+        sent.append(Commands(search.ledger).send("drop_method", method="ipo"))
+        sent.append(Commands(search.ledger).send("pause", trial="dpo-0000"))
+        played.steering.tick()
+        assert played.conductor.dropped == {"ipo"}, "whatever is answered meanwhile"
+        sent.append(Commands(search.ledger).send("add_method", method="ipo", entry={}))
+        sent.append(Commands(search.ledger).send("enqueue", method="ipo", values={"tau": 0.02}))
+
+    played = Played(search, busy=at("ipo-0000", 0.5, act))
+    played.run()
+    answers = [played.answer(command).answer for command in sent]
+    assert answers[0] == "ipo gets no more trials"
+    assert answers[1:] == ["dpo-0000 is finished", "ipo joins the search", "ipo-0001 is next of ipo"]
+    assert played.said == [answers[1], answers[0], *answers[2:]]
+    assert Counter(row.state for row in played.rows.values() if row.label == "ipo") == {"stopped": 1, "finished": 3}
+
+
+def test_a_method_whose_driver_died_while_it_joined_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = new(tmp_path)
+    added = build({**STUDY, "methods": {**STUDY["methods"], "simpo": {"beta": {"log_uniform": [0.1, 1.0]}}}}, "added")
+    entry = added.written()["methods"]["simpo"]
+    command = Commands(search.ledger).send("add_method", method="simpo", entry=entry)
+    with monkeypatch.context() as dying:
+        dying.setattr(Commands, "close", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Played(search)
+    assert "simpo" in search.study().methods
+    played = Played(search).run()
+    assert played.answer(command).answer == "simpo joins the search"
+    assert played.answer(command).accepted
+    assert Counter(row.label for row in played.rows.values()) == {"dpo": 2, "ipo": 2, "simpo": 2}
 
 
 def test_a_driver_that_dies_before_it_answers_leaves_nothing_to_do_twice(
