@@ -37,11 +37,12 @@ def _database(url: str) -> BaseStorage:
     """
     from sqlalchemy.exc import SQLAlchemyError
 
+    from raypo.search.patience import first_line, patient
+
     try:
         spoken = url.replace("postgresql://", "postgresql+psycopg://", 1)
-        return get_storage(RDBStorage(spoken, engine_kwargs={"pool_pre_ping": True}))
+        return patient(get_storage(RDBStorage(spoken, engine_kwargs={"pool_pre_ping": True})), url)
     except ImportError as error:
         raise StorageError(f"ledger: {url} needs a package, {error}; pip install 'raypo[postgres]'") from None
     except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise StorageError(f"ledger: {url} does not answer, {cause}") from None
+        raise StorageError(f"ledger: {url} does not answer, {first_line(error)}") from None

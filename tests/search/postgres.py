@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,14 +32,34 @@ def server() -> Iterator[str]:
         shutil.chown(folder, OWNER, OWNER)
     try:
         _run("initdb", "-D", str(folder / "data"), "-U", "raypo", "--auth=trust", "--no-sync")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-        _run("pg_ctl", "-D", str(folder / "data"), "-w", "-l", str(folder / "log"), "-o", options, "start")
+        with (folder / "data" / "postgresql.conf").open("a") as settings:
+            settings.write(
+                f"port={port}\nlisten_addresses='127.0.0.1'\nunix_socket_directories='{folder}'\nfsync=off\n"
+            )
+        _start(folder / "data")
         try:
             yield f"postgresql://raypo@127.0.0.1:{port}/postgres"
         finally:
             _run("pg_ctl", "-D", str(folder / "data"), "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def away(url: str, seconds: float) -> threading.Timer:
+    """Stop a server, which comes back by itself after so many seconds."""
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        found = connection.execute("show data_directory").fetchone()
+    assert found is not None
+    _run("pg_ctl", "-D", found[0], "-m", "fast", "-w", "stop")
+    back = threading.Timer(seconds, _start, [Path(found[0])])
+    back.start()
+    return back
+
+
+def _start(data: Path) -> None:
+    _run("pg_ctl", "-D", str(data), "-w", "-l", str(data.parent / "log"), "start")
 
 
 def _run(name: str, *words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,25 @@ def test_a_search_that_failed_before_a_trial_was_drawn_frees_its_name(tmp_path: 
     again = search_in(tmp_path / "there", url, "refused")
     assert Commands(again.ledger).all() == []
     assert len(opened(str(tmp_path / "here"), "refused2").ledger.rows()) == 2, "another search has its trials"
+
+
+def test_a_server_that_restarts_is_waited_for(tmp_path: Path, url: str) -> None:
+    calm = search_in(tmp_path / "calm", None, sampler="tpe", pruner="median")
+    played.Played(calm).run()
+    search = search_in(tmp_path / "restarted", url, "restarted", sampler="tpe", pruner="median")
+    back: list[threading.Timer] = []
+
+    def busy(job: Job) -> None:
+        if (job.label, job.until) == ("ipo", 0.5):
+            back.append(postgres.away(url, 2.0))
+
+    run = played.Played(search, busy=busy)
+    with run.steering.following(search.path / "live.json"):
+        run.run()
+    for timer in back:
+        timer.join()
+    assert len(back) == 2
+    assert table(search) == table(calm)
 
 
 def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
