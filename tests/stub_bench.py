@@ -39,6 +39,8 @@ class StubBench:
 
     def run(self, job: Job, pulse: Any) -> Outcome:
         if job.kind == "prepare":
+            slow = self.folder / "prepare_s"
+            time.sleep(float(slow.read_text()) if slow.exists() else 0)
             return Outcome(job.trial, "finished", 1.0)
         record = evaluation_file(self.folder, job.trial, job.until)
         done = broadcast(read_json(record) if rank() == 0 else None)

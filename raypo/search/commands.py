@@ -32,6 +32,11 @@ class Command:
     accepted: bool = False
 
     @property
+    def halts(self) -> Literal["stop", "pause"] | None:
+        """Which of both it asks of the whole search."""
+        return self.kind if self.kind in ("stop", "pause") and self.arguments["trial"] is None else None
+
+    @property
     def asked(self) -> float:
         """When, in seconds since 1970."""
         return int(self.id.split("-")[0]) / 1e9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -87,11 +87,12 @@ def run(
             "allow_code": study.allow_code,
         }
         ledger = search.ledger
-        revision = Commands(ledger).standing().revision
+        commands = Commands(ledger)
+        revision = commands.standing().revision
         with slots_open(study, search.name, search.path, bench, settings, revision) as cluster:
             cluster.held = held
             watcher.started(search.name, search.path, study)
-            _prepare(cluster, watcher)
+            _prepare(cluster, watcher, lambda: any(c.halts == "stop" and c.asked >= since for c in commands.open()))
             search.copy.pull(origins_file(search.path))
             conductor = _conductor(search, study, ledger, cluster)
             conductor.listen(watcher.event)
@@ -191,8 +192,8 @@ def _done(conductor: LedgerConductor, cluster: Cluster, search: SearchFolder, jo
         raise _LeftForLater
 
 
-def _prepare(cluster: Cluster, watcher: Watcher) -> None:
-    """Have one slot make what all trials share, saying how far it is."""
+def _prepare(cluster: Cluster, watcher: Watcher, stopped: Callable[[], bool]) -> None:
+    """Have one slot make what all trials share, saying how far it is; who stops the search does not wait for it."""
     job = Job("prepare", "prepare", {}, 0, 1.0, kind="prepare")
     waiting = cluster.pool.submit.remote(job)
     told = ""
@@ -206,6 +207,8 @@ def _prepare(cluster: Cluster, watcher: Watcher) -> None:
         cluster.check()
         if ready:
             break
+        if stopped():
+            return
     outcome = ray.get(waiting)
     if outcome.state not in ("finished",):
         raise ClusterError(f"preparing failed: {outcome.reason}")

@@ -68,8 +68,7 @@ class Steering:
         What should halt the whole search was meant for the driver that ran it.
         """
         for command in self._commands.open():
-            halts = command.kind in ("stop", "pause") and command.arguments["trial"] is None
-            if halts and command.asked < self._since:
+            if command.halts and command.asked < self._since:
                 self._commands.close(command, "its driver had ended already", accepted=False)
         if self._conductor.study.search.priors:
             for label in self._conductor.study.methods:
@@ -168,7 +167,7 @@ class Steering:
         self._commands.close(command, answer)
         self._stand()
         self._say(answer)
-        if command.kind == "stop" and command.arguments["trial"] is None:
+        if command.halts == "stop":
             self._conductor.stopping = True
 
     def _add(self, label: str, entry: Mapping[str, Any]) -> None:

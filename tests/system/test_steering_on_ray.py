@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,25 @@ def test_trials_leave_and_come_back_and_a_method_joins(stub_study: Study) -> Non
     assert {trial.state for trial in results.trials} == {"finished"}
     assert {name for _, name in watcher.events} == {"dpo-0000"}, "nothing else runs again"
     assert steps_done(search, "dpo-0000") == list(range(12)), "it goes on at the step at which it was paused"
+
+
+def test_a_search_that_is_stopped_while_it_prepares_does_not_wait_for_that(stub_study: Study) -> None:
+    search = driver.create(stub_study)
+    (search.path / "prepare_s").write_text("10")
+    times: list[float] = []
+
+    class Stopping(Silent):
+        def started(self, *_: object) -> None:
+            Commands(search.ledger).send("stop", trial=None)
+            times.append(time.monotonic())
+
+        def running(self, *_: object) -> None:
+            times.append(time.monotonic())
+
+    driver.run(search, stub_study, Stopping(), bench="stub_bench:StubBench")
+    assert times[1] - times[0] < 9
+    assert [str(command.answer).split(":")[0] for command in Commands(search.ledger).all()] == ["stopping"]
+    assert search.ledger.rows() == []
 
 
 @pytest.mark.slow
