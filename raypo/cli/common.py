@@ -78,7 +78,7 @@ def print_comparison(results: list[Any], style: str) -> None:
         print(render(comparisons, style))
 
 
-def _leave_for_later(found: Any, kind: Any, arguments: dict[str, Any]) -> None:
+def _leave_for_later(found: Any, kind: Any, arguments: dict[str, Any]) -> Any:
     """Put a command into the ledger of a search that rests, where a crash may have torn the last line."""
     from raypo.search.commands import Commands
     from raypo.search.journal import mend
@@ -87,14 +87,15 @@ def _leave_for_later(found: Any, kind: Any, arguments: dict[str, Any]) -> None:
     with lease(found.copy, found.name):
         if mended := mend(found.journal):
             err.print(mended)
-        Commands(found.ledger).send(kind, **arguments)
+        command = Commands(found.ledger).send(kind, **arguments)
         found.push_journal()
+    return command
 
 
 def send(
     name: str, storage: str, kind: Any, *, live: bool = False, runs: bool = False, json_: bool = False, **arguments: Any
-) -> None:
-    """Send a command and print the driver's answer.
+) -> Any:
+    """Send a command and print the driver's answer; returns the command.
 
     `live` ones mean nothing to a search that does not run; `runs` says that this process runs it next, so it waits for
     a driver that ends without having carried the command out.
@@ -116,10 +117,10 @@ def send(
     if arguments.get("trial"):
         ledger.row(arguments["trial"])
     if not running:
-        _leave_for_later(found, kind, arguments)
+        command = _leave_for_later(found, kind, arguments)
         if not runs:
             out.print(f"{name} does not run; raypo resume {name} carries this out first")
-        return
+        return command
     commands = Commands(ledger)
     command = commands.send(kind, **arguments)
     answer = wait_for(commands, command, ANSWER_S)
@@ -133,3 +134,4 @@ def send(
         print_json({"search": name, "answer": answer})
     elif answer is not None:
         out.print(answer)
+    return command

@@ -26,6 +26,9 @@ from raypo.cli.common import (
 from raypo.errors import RaypoError, StudyError
 from raypo.search.lease import holder
 
+REFUSED_WITHIN_S = 1.0
+"""How long the answer of a driver that has ended is looked for."""
+
 
 @app.command()
 def search(
@@ -71,9 +74,10 @@ def resume(
     from raypo.search.searches import opened
 
     found = opened(storage, name)
+    command = None
     if trial is not None or holder(found.copy) is not None or Commands(found.ledger).standing().halted:
-        send(name, storage, "resume", runs=True, json_=json_, trial=trial)
-    _go_on(name, storage, address, json_)
+        command = send(name, storage, "resume", runs=True, json_=json_, trial=trial)
+    _go_on(name, storage, address, json_, command)
 
 
 @app.command()
@@ -91,18 +95,21 @@ def extend(
     if not trials and not hours:
         raise StudyError("extend: give --trials N, --hours H, or both")
     check_extension(opened(storage, name).study(), trials, hours)
-    send(name, storage, "extend", runs=True, json_=json_, trials=trials, hours=hours)
-    _go_on(name, storage, address, json_)
+    command = send(name, storage, "extend", runs=True, json_=json_, trials=trials, hours=hours)
+    _go_on(name, storage, address, json_, command)
 
 
-def _go_on(name: str, storage: str, address: str | None, json_: bool) -> None:
-    """Run a search unless a driver does."""
+def _go_on(name: str, storage: str, address: str | None, json_: bool, command: Any) -> None:
+    """Run a search unless a driver does; what was asked for first may be refused when that is looked at."""
+    from raypo.search.commands import Commands, wait_for
     from raypo.search.searches import opened
     from raypo.terminal import Terminal
 
     found = opened(storage, name)
     if holder(found.copy) is None:
         run(found, found.study(), Terminal(out, quiet=json_), address, json_)
+        if command is not None:
+            wait_for(Commands(found.ledger), command, REFUSED_WITHIN_S)
 
 
 def run(found: Any, study: Any, terminal: Any, address: str | None, json_: bool) -> None:

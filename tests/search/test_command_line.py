@@ -173,6 +173,16 @@ def test_a_search_whose_driver_is_just_leaving_is_extended_once_it_has_left(
         )
 
 
+def test_what_is_refused_once_the_search_runs_fails_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = interrupted(tmp_path).search
+    monkeypatch.setattr(running, "run", lambda found, *_: Played(found).run())
+    with pytest.raises(StudyError, match="dpo-0000: is finished"):
+        raypo(tmp_path, "resume", "played", "--trial", "dpo-0000", "--json")
+    assert [row.state for row in search.ledger.rows()] == ["finished"] * 4, "the rest of it went on"
+
+
 def test_a_fork_is_looked_at_first_and_lies_beside_the_old_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
