@@ -138,7 +138,7 @@ def _round(
     cluster.check()
     if not conductor.stopping:
         try:
-            with steering.off_the_clock():
+            with steering.clock.off():
                 _finals(conductor, search, cluster, watcher)
         except _LeftForLater:
             return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +17,10 @@ from raypo.search.conductor import LedgerConductor
 from raypo.search.folders import write_json
 from raypo.search.orders import OUT_OF_BUDGET, carry_out
 from raypo.search.points import enqueue_priors
+from raypo.search.wall_clock import WallClock
 from raypo.study import Study, build
 
 EVERY_S = 1.0
-WALL_NOTE_EVERY_S = 10.0
 
 
 class Slots(Protocol):
@@ -54,9 +53,7 @@ class Steering:
         self._conductor, self._slots, self._revise, self._say = conductor, slots, revise, say
         self._commands = Commands(conductor.ledger)
         self._targets = dict(conductor.targets)
-        self._driver, self._since, self._noted = uuid.uuid4().hex[:8], since, 0.0
-        self._earlier_s, self._ran_s = self._commands.wall_s(), 0.0
-        self._counting: float | None = time.monotonic()
+        self._since, self.clock = since, WallClock(self._commands)
         self._unsettled: set[str] = set()
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -86,18 +83,9 @@ class Steering:
             self._stop.set()
             thread.join()
             live.unlink(missing_ok=True)
-            self._note_wall()
+            self._note_wall(now=True)
         if self._error is not None:
             raise self._error
-
-    @contextlib.contextmanager
-    def off_the_clock(self) -> Iterator[None]:
-        """What happens here takes nothing of a budget's hours."""
-        self._ran_s, self._counting = self._run_s, None
-        try:
-            yield
-        finally:
-            self._counting = time.monotonic()
 
     def stop(self) -> None:
         """Have running trials checkpoint and the search end; may be called from a signal handler."""
@@ -110,7 +98,7 @@ class Steering:
             conductor.heard_of.clear()
         view = self._slots.view()
         with conductor.lock:
-            self._clock(view)
+            self._account(view)
             self._carry_out(self._commands.open())
             if conductor.position.over:
                 self._end_all()
@@ -197,9 +185,10 @@ class Steering:
         conductor.halted, conductor.dropped, conductor.revision = now.halted, now.dropped | dropping, now.revision
         conductor.budget = Budget.of(conductor.study, now.hours)
 
-    def _clock(self, view: Mapping[str, Mapping[str, Any]]) -> None:
+    def _account(self, view: Mapping[str, Mapping[str, Any]]) -> None:
+        """Tell the conductor what of its budget is gone."""
         conductor, workers = self._conductor, self._conductor.budget.workers
-        conductor.wall_s = self._earlier_s + self._run_s
+        conductor.wall_s = self.clock.seconds
         names = {
             name: row.name for row in conductor.running.values() for name in repeats.names(conductor.study, row.name)
         }
@@ -207,18 +196,11 @@ class Steering:
         found = {names[job]: seconds for job, seconds in at_work.items()}
         # A job that was heard of after the slots were asked has its cost in the accounts by now.
         conductor.job_s = {name: seconds for name, seconds in found.items() if name not in conductor.heard_of}
-        if conductor.budget.wall_s is not None and time.monotonic() - self._noted > WALL_NOTE_EVERY_S:
-            self._note_wall()
+        self._note_wall(now=False)
 
-    def _note_wall(self) -> None:
-        self._noted = time.monotonic()
+    def _note_wall(self, *, now: bool) -> None:
         if self._conductor.budget.wall_s is not None:
-            self._commands.note_wall(self._driver, self._run_s)
-
-    @property
-    def _run_s(self) -> float:
-        """Seconds for which this driver has run trials."""
-        return self._ran_s + (0.0 if self._counting is None else time.monotonic() - self._counting)
+            self.clock.note(now=now)
 
     def _end_all(self) -> None:
         conductor = self._conductor
