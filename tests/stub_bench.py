@@ -21,6 +21,7 @@ from raypo.evaluation.judges import Verdict
 from raypo.search import checkpoints
 from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
 from raypo.search.jobs import Job, Outcome
+from raypo.search.remote import WorkingCopy
 from raypo.search.together import broadcast, rank
 from raypo.study import build
 
@@ -33,7 +34,8 @@ class StubBench:
 
     def __init__(self, study: dict[str, Any], search: str, folder: str, allow_code: bool) -> None:
         self.study = build(study, search, allow_code=allow_code)
-        self.folder = Path(folder)
+        self.copy = WorkingCopy(folder, of="slots")
+        self.folder = self.copy.path
         slow = self.folder / "step_s"
         self.step_s = float(slow.read_text() if slow.exists() else os.environ.get("STUB_STEP_S", "0.02"))
 
@@ -43,17 +45,32 @@ class StubBench:
             time.sleep(float(slow.read_text()) if slow.exists() else 0)
             return Outcome(job.trial, "finished", 1.0)
         record = evaluation_file(self.folder, job.trial, job.until)
-        done = broadcast(read_json(record) if rank() == 0 else None)
+        done = broadcast(self._recorded(record) if rank() == 0 else None)
         if done is not None:
             return Outcome(**done)
         outcome = self._train(job, pulse)
-        if rank() == 0 and outcome.state != "stopped":
-            write_json(record, vars(outcome))
+        if rank() == 0:
+            self._record(record, outcome)
         return outcome
+
+    def _recorded(self, record: Path) -> Any:
+        self.copy.pull(record)
+        return read_json(record)
+
+    def _record(self, record: Path, outcome: Outcome) -> None:
+        folder = trial_folder(self.folder, outcome.trial)
+        self.copy.push_folder(Path(str(outcome.checkpoint)), checkpoints.MARKER)
+        self.copy.push(folder / "completions.parquet")
+        if outcome.state != "stopped":
+            write_json(record, vars(outcome))
+            self.copy.push(record)
 
     def _train(self, job: Job, pulse: Any) -> Outcome:
         folder = trial_folder(self.folder, job.trial)
         target = math.ceil(job.until * STEPS - 1e-9)
+        if rank() == 0 and self.copy.mirrored:
+            checkpoints.fetch(self.copy, folder / "checkpoints", target)
+            self.copy.pull(folder / "completions.parquet")
         saved = checkpoints.newest(folder / "checkpoints", target)
         step = checkpoints.step_of(saved) if saved else 0
         began = time.monotonic()

@@ -76,8 +76,8 @@ def drop_method(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Give a method no more trials; its running ones are stopped, its finished ones stay in the comparison."""
-    from raypo.search.driver import opened
     from raypo.search.points import check_label
+    from raypo.search.searches import opened
 
     check_label(opened(storage, name).study(), label)
     send(name, storage, "drop_method", method=label)

@@ -61,7 +61,7 @@ def test_trials_leave_and_come_back_and_a_method_joins(stub_study: Study) -> Non
 
 
 def test_a_search_that_is_stopped_while_it_prepares_does_not_wait_for_that(stub_study: Study) -> None:
-    search = driver.create(stub_study)
+    search = searches.create(stub_study)
     (search.path / "prepare_s").write_text("10")
     times: list[float] = []
 

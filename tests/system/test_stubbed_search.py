@@ -106,7 +106,7 @@ def test_faults_stay_with_their_trial_and_a_dead_worker_costs_little(stub_study:
 
 
 def test_what_no_trial_can_do_without_stops_the_search_until_it_is_there_again(stub_study: Study) -> None:
-    search = driver.create(stub_study)
+    search = searches.create(stub_study)
     (search.path / "faults").mkdir()
     fault = search.path / "faults" / "simpo-0000"
     fault.write_text("no room")
