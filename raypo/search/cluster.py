@@ -89,8 +89,10 @@ def slots_open(
 ) -> Iterator[Cluster]:
     """The pool and the slots of a search, closed in order at the end; `revision` is that of the study."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     wanted = study.resources
+    here = ray.get_runtime_context().get_node_id()
     pool_name = f"raypo-pool-{search}-{uuid.uuid4().hex[:8]}"
     pool: Any = (
         ray.remote(SlotPool)
@@ -101,6 +103,7 @@ def slots_open(
             max_restarts=-1,
             max_task_retries=-1,
             max_concurrency=10_000,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),  # others may be taken away
         )
         .remote(
             wanted.workers,

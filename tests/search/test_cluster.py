@@ -1,4 +1,4 @@
-"""Leaving a cluster: nobody is left who asks Ray once it was shut down, which starts another or ends the process."""
+"""The pool is where its driver is; nobody asks Ray once it was shut down, which starts another or ends the process."""
 
 from __future__ import annotations
 
@@ -43,3 +43,37 @@ def test_whoever_follows_a_search_or_waits_for_a_place_lets_ray_go(tmp_path: Pat
     words = [sys.executable, "-c", SCRIPT, str(SEARCHES / "quickstart.yaml"), str(tmp_path)]
     told = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=120, check=True).stdout
     assert "Ray is down" in told
+
+
+PLACED = """
+import sys
+import time
+from pathlib import Path
+import ray
+from ray._private.state import actors
+from ray.cluster_utils import Cluster
+from raypo.search import cluster
+from raypo.search.joining import joined
+from raypo.study import load
+
+study = load(Path(sys.argv[1]))
+nowhere = study.model_copy(update={"resources": study.resources.model_copy(update={"cpus_per_worker": 1000})})
+cluster.LEAVE_S = 6.0
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+for _ in range(3):
+    nodes.add_node(num_cpus=4, object_store_memory=80 * 1024 * 1024)
+with joined(study, nodes.address):
+    time.sleep(6)  # nodes that have just begun do not know of each other yet
+    with cluster.slots_open(nowhere, "placed", Path(sys.argv[2]), "", {}, 1) as opened:
+        ray.get(opened.pool.view.remote())
+        (pool,) = [actor for actor in actors().values() if actor["Name"] == opened.pool_name]
+        here = pool["Address"]["NodeID"] == ray.get_runtime_context().get_node_id()
+        print("the pool is", "here" if here else "away", flush=True)
+nodes.shutdown()
+"""
+
+
+def test_the_pool_is_on_the_node_of_its_driver(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", PLACED, str(SEARCHES / "quickstart.yaml"), str(tmp_path)]
+    told = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=240, check=False).stdout
+    assert "the pool is here" in told
