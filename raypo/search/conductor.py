@@ -30,9 +30,8 @@ class LedgerConductor:
 
     `targets` says how many trials a method gets, None for as many as the budget holds. Commands set `stopping` (no
     trial goes on), `halted` (none for now), `dropped` (methods without further trials) and `leaving` (what becomes of
-            self.heard_of.add(row.name)
-            if self.ledger.row(row.name).over:
-                return False  # Tune tells what ended a trial once more where that had jobs left
+    a running trial once its slot lets go of it: a state and the reason). `hindrance` is what the search stopped at,
+    `heard_of` the trials with a job that ended since somebody emptied it.
     """
 
     def __init__(
