@@ -17,7 +17,8 @@ from raypo.search.folders import usage_file
 from raypo.search.joining import NAMESPACE
 from raypo.search.lease import Held
 from raypo.search.pool import SlotPool
-from raypo.search.slots import Slot, SlotPlan
+from raypo.search.serving import SlotPlan
+from raypo.search.slots import Slot
 from raypo.search.ticking import ticking
 from raypo.study import Study
 

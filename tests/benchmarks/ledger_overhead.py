@@ -34,7 +34,7 @@ from raypo.search.driver import concurrent_trials
 from raypo.search.exporting import KEPT, Models
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Row
-from raypo.search.slots import SlotPlan
+from raypo.search.serving import SlotPlan
 from raypo.search.tune import FINISHED
 from raypo.study import Study, build
 

@@ -11,7 +11,7 @@ from played import Played, new
 from raypo.errors import Diverged, JudgeError, JudgeUnavailable, StorageError, StorageUnavailable
 from raypo.search.checkpoints import publish
 from raypo.search.jobs import Job, Outcome
-from raypo.search.slots import _fault
+from raypo.search.serving import _fault
 
 
 def spent(job: Job) -> Outcome | None:

@@ -295,7 +295,7 @@ def test_a_new_search_knows_nothing_of_one_that_was_removed(bucket: str, machine
 
 
 def test_an_added_method_reaches_slots_elsewhere(bucket: str, machine: Machine) -> None:
-    from raypo.search.slots import SlotPlan, _Lazy
+    from raypo.search.serving import SlotPlan, _Lazy
 
     search = create(study_in(bucket))  # type: ignore[arg-type]
     search.revise(search.study(), 1)

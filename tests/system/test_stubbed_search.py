@@ -21,7 +21,8 @@ from raypo.search.lease import lease
 from raypo.search.pool import SlotPool
 from raypo.search.samplers import make_sampler
 from raypo.search.searches import discard_if_empty
-from raypo.search.slots import Slot, SlotPlan
+from raypo.search.serving import SlotPlan
+from raypo.search.slots import Slot
 from raypo.study import Study, build
 
 pytestmark = pytest.mark.usefixtures("local_ray")
