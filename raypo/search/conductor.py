@@ -113,7 +113,8 @@ class LedgerConductor:
             if self.ledger.row(row.name).over:
                 return False  # Tune tells what ended a trial once more where that had jobs left
             self.search.pull_trials(outcome.trial)
-            self.hinder(outcome)
+            if outcome.hinders:
+                self.hinder(outcome.reason)
             if outcome.state == "stopped":
                 self._let_go(row, outcome)
                 return True
@@ -165,11 +166,10 @@ class LedgerConductor:
         self.unfinished = [other for other in self.unfinished if other.name != row.name]
         self._end(row, state, reason)
 
-    def hinder(self, outcome: Outcome) -> None:
+    def hinder(self, reason: str | None) -> None:
         """Have the search stop at what would stop every trial; all of them go on from where they are with a resume."""
-        if outcome.hinders:
-            with self.lock:
-                self.stopping, self.hindrance = True, self.hindrance or outcome.reason
+        with self.lock:
+            self.stopping, self.hindrance = True, self.hindrance or reason
 
     @property
     def position(self) -> Position:

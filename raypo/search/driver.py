@@ -21,6 +21,7 @@ from raypo.search.conductor import LedgerConductor
 from raypo.search.confirming import candidates, confirm
 from raypo.search.exporting import KEPT, Models
 from raypo.search.folders import CURSOR, LIVE, origins_file, usage_file
+from raypo.search.in_vain import InVain
 from raypo.search.interrupt import stopping_on_interrupt
 from raypo.search.jobs import Job, Outcome
 from raypo.search.joining import NAMESPACE, check_resources, joined
@@ -97,6 +98,7 @@ def run(
             conductor = _conductor(search, study, ledger, cluster)
             conductor.listen(watcher.event)
             conductor.listen(Models(search.copy, max(KEPT, study.confirm.top), ledger.rows()).heard)
+            conductor.listen(InVain(study.resources.slots, conductor.hinder).heard)
             steering = Steering(conductor, cluster, search.revise, watcher.stage, since)
             watcher.running(cluster, conductor)
             steering.begin()
@@ -181,7 +183,8 @@ def _done(conductor: LedgerConductor, cluster: Cluster, search: SearchFolder, jo
             for job in jobs:
                 cluster.cancel(job.trial)
         for outcome in ray.get(done):
-            conductor.hinder(outcome)
+            if outcome.hinders:
+                conductor.hinder(outcome.reason)
             if outcome.state != "stopped":
                 left -= 1
                 search.pull_trials(outcome.trial)

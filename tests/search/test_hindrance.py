@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from played import Played, new
 
 from raypo.errors import Diverged, JudgeError, JudgeUnavailable, StorageError, StorageUnavailable
 from raypo.search.checkpoints import publish
+from raypo.search.in_vain import LEAST, InVain
 from raypo.search.jobs import Job, Outcome
 from raypo.search.serving import _fault
 
@@ -32,6 +34,27 @@ def test_the_search_stops_and_its_trials_go_on_with_a_resume(tmp_path: Path) -> 
 def test_a_further_seed_that_meets_it_ends_no_trial_either(tmp_path: Path) -> None:
     played = Played(new(tmp_path, repeats={"seeds": 2}), outcome=spent).run()
     assert (played.conductor.hindrance, played.states) == ("spent", {"dpo-0000": "running"})
+
+
+def test_a_search_of_which_only_failures_come_is_stopped(tmp_path: Path) -> None:
+    """It has a budget and no number of trials, so that it would draw such trials for hours."""
+    search = new(tmp_path, trials=None, budget={"gpu_hours": 1})
+    played = Played(search, outcome=lambda job: Outcome(job.trial, "failed", 0.0, reason="no such layer"))
+    played.conductor.listen(InVain(1, played.conductor.hinder).heard)
+    played.run()
+    assert list(played.states.values()) == ["failed"] * LEAST
+    assert "10 trials failed one after another" in str(played.conductor.hindrance)
+    assert "no such layer" in str(played.conductor.hindrance)
+
+
+def test_failures_between_evaluations_stop_nothing(tmp_path: Path) -> None:
+    search = new(tmp_path, trials=LEAST)
+    fails = Outcome("", "failed", 0.0, reason="no room")
+    played = Played(search, outcome=lambda job: replace(fails, trial=job.trial) if job.label == "ipo" else None)
+    played.conductor.listen(InVain(1, played.conductor.hinder).heard)
+    played.run()
+    assert played.conductor.hindrance is None
+    assert sorted(played.states.values()) == ["failed"] * LEAST + ["finished"] * LEAST
 
 
 @pytest.mark.parametrize(
