@@ -104,7 +104,7 @@ def slots_open(
             max_restarts=-1,
             max_task_retries=-1,
             max_concurrency=10_000,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),  # others may be taken away
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),  # others may be taken away
         )
         .remote(
             wanted.workers,

@@ -63,7 +63,6 @@ nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 for _ in range(3):
     nodes.add_node(num_cpus=4, object_store_memory=80 * 1024 * 1024)
 with joined(study, nodes.address):
-    time.sleep(6)  # nodes that have just begun do not know of each other yet
     with cluster.slots_open(nowhere, "placed", Path(sys.argv[2]), "", {}, 1) as opened:
         ray.get(opened.pool.view.remote())
         (pool,) = [actor for actor in actors().values() if actor["Name"] == opened.pool_name]
