@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SEARCHES = Path(__file__).parents[2] / "search_spaces"
 SCRIPT = """
 import sys, threading, time
@@ -72,6 +74,7 @@ nodes.shutdown()
 """
 
 
+@pytest.mark.slow
 def test_the_pool_is_on_the_node_of_its_driver(tmp_path: Path) -> None:
     words = [sys.executable, "-c", PLACED, str(SEARCHES / "quickstart.yaml"), str(tmp_path)]
     told = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=240, check=False).stdout

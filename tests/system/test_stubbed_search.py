@@ -187,6 +187,7 @@ def test_a_search_that_is_stopped_while_it_confirms_confirms_the_rest_when_it_go
     assert {tuple(sorted(set(log.read_text().split()), key=int)) for log in logs} == {tuple(map(str, range(12)))}
 
 
+@pytest.mark.slow
 def test_a_search_that_is_paused_while_it_confirms_confirms_the_rest_when_it_goes_on(tmp_path: Path) -> None:
     study = build({**STUB, "storage": str(tmp_path), "confirm": {"top": 2, "seeds": 2}}, "stub")
     search = searches.create(study)
@@ -227,6 +228,7 @@ def test_a_slot_that_is_given_up_hands_back_what_it_held(tmp_path: Path) -> None
     ray.kill(asked)
 
 
+@pytest.mark.slow
 def test_a_slot_whose_groups_die_before_their_first_job_is_given_up_and_the_search_ends(tmp_path: Path) -> None:
     slot = Slot(SlotPlan("stub", "slot-0", "no pool", NAMESPACE, "", {}, 1, 1, 0, "PACK", str(tmp_path)))
     slot.start()
