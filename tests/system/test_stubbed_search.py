@@ -166,6 +166,7 @@ def test_the_best_of_each_method_are_confirmed_on_the_slots_once(tmp_path: Path)
     assert [t.confirmation for t in again.trials] == [t.confirmation for t in results.trials]
 
 
+@pytest.mark.slow
 def test_a_search_that_is_stopped_while_it_confirms_confirms_the_rest_when_it_goes_on(tmp_path: Path) -> None:
     study = build({**STUB, "storage": str(tmp_path), "confirm": {"top": 2, "seeds": 2}}, "stub")
     search = searches.create(study)
