@@ -10,11 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raypo.errors import Diverged, JudgeError, StudyError
+from raypo.errors import Diverged, JudgeError
 from raypo.evaluation.benchmarks import run_benchmarks
 from raypo.evaluation.goals import value_of
 from raypo.evaluation.judges import Judge
 from raypo.search import checkpoints
+from raypo.search.contents import Contents, check_unchanged, contents_of
 from raypo.search.evaluating import Evaluator
 from raypo.search.exporting import model_of
 from raypo.search.folders import (
@@ -27,11 +28,13 @@ from raypo.search.folders import (
     trial_folder,
     write_json,
 )
-from raypo.search.inputs import reference_logps, trial_inputs
+from raypo.search.heldout import check_heldout, heldout_figures
+from raypo.search.inputs import trial_inputs
 from raypo.search.jobs import Job, Outcome
 from raypo.search.judging import make_judge
 from raypo.search.materials import Materials
 from raypo.search.origins import origins
+from raypo.search.points import first_point
 from raypo.search.remote import WorkingCopy
 from raypo.search.together import all_cores, led
 from raypo.search.trialing import Segment, Stopped, run_of
@@ -58,6 +61,7 @@ class TrialBench:
     def run(self, job: Job, pulse: Pulse) -> Outcome:
         """Do one job; every rank returns, rank 0's outcome counts."""
         self._pulse = pulse
+        _ = self.contents
         if job.kind == "prepare":
             return self._prepare(job)
         if job.kind == "benchmark":
@@ -89,20 +93,25 @@ class TrialBench:
         if outcome.state == "finished":
             checkpoints.forget(self.copy, folder / "checkpoints")
 
+    @cached_property
+    def contents(self) -> Contents:
+        """What the study's sources hold; raises Hindrance where that is not what earlier trials were trained on."""
+        self._say("loading the model and the data")
+        _ = self.materials.base
+        return led(lambda: check_unchanged(self.copy, contents_of(self.materials)))
+
     # Preparation ----------------------------------------------------------------------------------------------------
 
     def _prepare(self, job: Job) -> Outcome:
         """Everything that all trials share, in the order in which it is needed."""
         began = time.monotonic()
-        self._say("loading the model and the data")
-        self.materials.prompts(confirm=self.study.confirm.top > 0)  # too few are told before anything is trained
         _ = self.evaluator.sampling  # a model without room for prompts is told as early
-        self._check_heldout()
+        check_heldout(self.materials)
         _ = self.materials.start
         for label, entry in self.study.methods.items():
             point = self.study.fixed(label)
             if not any(name.startswith("data.") for name in self.study.space(label)):
-                trial_inputs(self.materials, self._trainer_for(point), entry, _complete(self.study.axes(label)))
+                trial_inputs(self.materials, self._trainer_for(point), entry, first_point(self.study.axes(label)))
         trainer = self._trainer_for({})
         led(self._make_judge)
         trainer.rewind()
@@ -117,20 +126,9 @@ class TrialBench:
         with all_cores():
             _ = self.judge
 
-    def _check_heldout(self) -> None:
-        """Raises StudyError where no pair is left to measure the objective on."""
-        wanted, share = self.study.objective, self.study.data.heldout
-        point = _complete(self.study.axes(next(iter(self.study.methods))))
-        measured = "reward_accuracy" in (wanted.pareto or (wanted.metric,))
-        if measured and self.materials.heldout_tokens(point) is None:
-            raise StudyError(
-                f"data.heldout: reward_accuracy is measured on held-out pairs, {share:g} of {self.study.data.source} "
-                "leaves none that can be used; hold out more"
-            )
-
     def _told(self) -> list[str]:
         """Write down what the search's models come from; what a person is told of the data."""
-        write_json(origins_file(self.folder), origins(self.materials))
+        write_json(origins_file(self.folder), origins(self.materials, self.contents))
         self.copy.push(origins_file(self.folder))
         return [*self.materials.notes(), *self.evaluator.notes()]
 
@@ -208,7 +206,7 @@ class TrialBench:
 
     def _evaluate(self, job: Job, segment: Segment) -> tuple[dict[str, Any], str | None]:
         figures, reason = self.evaluator.evaluate(segment.trainer, job)
-        figures |= {f"heldout/{name}": value for name, value in self._heldout(segment.trainer, job).items()}
+        figures |= heldout_figures(self.materials, segment.trainer, job)
         if reason is None:
             figures |= self._objectives(figures)
         return figures, reason
@@ -232,18 +230,6 @@ class TrialBench:
             self.copy.release(model)  # whoever drops a loser's model from the mirror does not reach this machine
             segment.kept = model
 
-    def _heldout(self, trainer: Trainer, job: Job) -> dict[str, float]:
-        """Reward accuracy and margin on pairs that are trained on by nobody."""
-        if self.study.methods[job.label].method.data != "pairs" or "embeddings" in trainer.needs:
-            return {}
-        tokens = self.materials.heldout_tokens(job.point)
-        if tokens is None:
-            return {}
-        frozen = {"reference": reference_logps(self.materials, trainer, tokens)} if "reference" in trainer.needs else {}
-        found = trainer.evaluate(tokens.set, frozen)
-        wanted = ("rewards/accuracies", "rewards/margins", "dpo/accuracies", "dpo/margins", "loss")
-        return {name: found[name] for name in wanted if name in found}
-
     def _trainer_for(self, point: Mapping[str, Value]) -> Trainer:
         """The warm trainer; another one only where the engine has to differ."""
         model, resources, training = self.study.model, self.study.resources, self.study.training
@@ -265,10 +251,3 @@ class TrialBench:
 
     def _say(self, text: str) -> None:
         self._pulse(0.0, text)
-
-
-def _complete(axes: Mapping[str, Any]) -> dict[str, Any]:
-    """A point of a space, for what does not depend on which: the first value of every axis."""
-    from raypo.spaces import Space
-
-    return {name: value.values[0] if isinstance(value, Space) else value for name, value in axes.items()}

@@ -19,6 +19,7 @@ from raypo.search.cluster import Cluster, slots_open
 from raypo.search.commands import Commands
 from raypo.search.conductor import LedgerConductor
 from raypo.search.confirming import candidates, confirm
+from raypo.search.contents import forget
 from raypo.search.exporting import KEPT, Models
 from raypo.search.folders import CURSOR, LIVE, origins_file, usage_file
 from raypo.search.in_vain import InVain
@@ -88,6 +89,8 @@ def run(
             "allow_code": study.allow_code,
         }
         ledger = search.ledger
+        if not ledger.rows():
+            forget(search.copy)
         commands = Commands(ledger)
         revision = commands.standing().revision
         with slots_open(study, search.name, search.path, bench, settings, revision) as cluster:

@@ -121,7 +121,7 @@ class Evaluator:
             if who == "start":
                 texts, lengths = self._start_answers(prompts, None)
             else:
-                texts = chosen_answers(prompts) if who == "chosen" else read_answers(Path(who), prompts)
+                texts = chosen_answers(prompts) if who == "chosen" else read_answers(Path(who).expanduser(), prompts)
                 lengths = [len(self.materials.tokenizer(text)["input_ids"]) for text in texts]
             self._contests[confirm] = Contest(prompts, Opponent(who, texts, lengths))
         return self._contests[confirm]

@@ -96,6 +96,11 @@ def origins_file(search: Path) -> Path:
     return search / "origins.json"
 
 
+def contents_file(search: Path) -> Path:
+    """What the sources that the study names held when its first trial was trained, by content hash."""
+    return search / "contents.json"
+
+
 def revision_file(search: Path, revision: int) -> Path:
     """The study that a running search came to, after the one that it began with."""
     return search / "revisions" / f"{revision}.json"

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raypo.search.contents import CONFIRMATION
 from raypo.search.drawing import PRIOR, rules_of
 from raypo.search.exporting import KEPT
-from raypo.search.folders import MODEL, evaluation_file, read_json, trial_folder, write_json
+from raypo.search.folders import MODEL, contents_file, evaluation_file, read_json, trial_folder, write_json
 from raypo.search.ledger import Ledger
 from raypo.search.points import priors_of
 from raypo.search.ranking import ranked
@@ -70,6 +71,7 @@ def fork(
     search = create(study, name, forked_from=old.name)
     ledger, earlier = search.ledger, old.ledger
     taken, dropped, stored = {}, {}, old.copy.files(old.path / "trials")
+    same = before.confirm.prompts == study.confirm.prompts
     for row in earlier.rows():
         if row.state != "finished":
             continue
@@ -81,7 +83,6 @@ def fork(
         space = {axis: form.distribution() for axis, form in _active(study, row.label, point).items()}
         params = {axis: point[axis] for axis in space}
         taken[row.name] = now = ledger.next_name(row.label)
-        same = before.confirm.prompts == study.confirm.prompts
         own = (f"{row.name}/", f"{row.name}.")
         old.copy.pull(*(old.path / "trials" / file for file in stored if file.startswith(own)))
         for suffix in ("", *_further_seeds(old.path, row.name, "rs" if same else "r")):
@@ -90,6 +91,7 @@ def fork(
         kept = ledger.adopt(earlier.frozen(row), row, params, space, _source(earlier, study, row))
         if row.confirmation is not None and same and before.confirm.seeds == study.confirm.seeds:
             ledger.confirm(kept, renamed(row.confirmation, row.name, now))
+    _copy_contents(old, search, same)
     search.push_journal()
     best = [row.name for label in study.methods for row in ranked(ledger.rows(label))[:KEPT]]
     modelless = [name for name in best if not (trial_folder(search.path, name) / "model" / MODEL).exists()]
@@ -201,6 +203,16 @@ def _copy(old: Path, new: WorkingCopy, trial: str, now: str, suffix: str) -> Non
     for record in (to / "evaluations").glob("[!.]*.json"):
         write_json(record, renamed(read_json(record), trial, now))
     new.push(*sorted(path for path in to.rglob("*") if path.is_file()))
+
+
+def _copy_contents(old: SearchFolder, new: SearchFolder, same_confirmation: bool) -> None:
+    """What the trials that were taken over were trained on, for the preparation to see that it is still there."""
+    old.copy.pull(contents_file(old.path))
+    known = read_json(contents_file(old.path)) or {}
+    if not same_confirmation:
+        known.pop(CONFIRMATION, None)
+    write_json(contents_file(new.path), known)  # where nothing is taken over, the driver lets go of it
+    new.copy.push(contents_file(new.path))
 
 
 def _link(source: str, to: str) -> None:

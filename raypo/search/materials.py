@@ -53,6 +53,7 @@ class Materials:
         self._tokens: dict[str, Tokens] = {}
         self._of_points: dict[str, Tokens] = {}
         self._held: dict[str, Tokens | None] = {}
+        self._prompts: dict[bool, list[Prompt]] = {}
         self._trained: list[Text] = []
 
     # Models ---------------------------------------------------------------------------------------------------------
@@ -231,7 +232,9 @@ class Materials:
 
     def prompts(self, confirm: bool = False) -> list[Prompt]:
         """The fixed prompts of the study; those of the confirmation are ones that the search never saw."""
-        return prompts_of(self.study, lambda: self._parts[1], confirm)
+        if confirm not in self._prompts:
+            self._prompts[confirm] = prompts_of(self.study, lambda: self._parts[1], confirm)
+        return self._prompts[confirm]
 
     def _read_more(self, source: str, **how: Any) -> list[Record]:
         return read_records(source, allow_code=self.study.allow_code, **how)

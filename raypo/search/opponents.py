@@ -9,6 +9,9 @@ from pathlib import Path
 from raypo.data.records import Text, plain
 from raypo.errors import StudyError
 
+OPPONENTS = ("start", "chosen")
+"""Those that need no file: the model that trials start from, and the data's own best answers."""
+
 
 @dataclass(frozen=True)
 class Prompt:

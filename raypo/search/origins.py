@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from raypo.data.keys import hash_records
+from raypo.search.contents import DATA, MODEL, Contents
 from raypo.search.materials import Materials
 
 
-def origins(materials: Materials) -> dict[str, dict[str, Any]]:
+def origins(materials: Materials, contents: Contents) -> dict[str, dict[str, Any]]:
     """By kind (`base-model`, `dataset`): the name that the study has for it, and the hash of what it holds.
 
     The data is hashed before the transforms, which are in every trial's configuration; `start` is the hash of the
@@ -17,10 +17,10 @@ def origins(materials: Materials) -> dict[str, dict[str, Any]]:
     model, data, loaded = materials.study.model, materials.study.data, materials.loaded
     name = model.path if model.build is None else model.build.text
     return {
-        "base-model": {"name": str(name), "content": materials.base_hash, "start": materials.start_hash},
+        "base-model": {"name": str(name), "content": contents[MODEL], "start": materials.start_hash},
         "dataset": {
             "name": str(data.source),
-            "content": hash_records(loaded.records),
+            "content": contents[DATA],
             "split": data.split,
             "format": loaded.format,
             "records": len(loaded.records),

@@ -12,7 +12,7 @@ from raypo.errors import StudyError
 from raypo.search.drawing import PRIOR, rules_of, sampler_of
 from raypo.search.ledger import Ledger
 from raypo.search.view import fits
-from raypo.spaces import Value
+from raypo.spaces import Space, Value
 from raypo.study import Study
 from raypo.study.entries import nearest
 
@@ -97,3 +97,8 @@ def enqueue_priors(study: Study, ledger: Ledger, label: str, at_most: int | None
     if left_out:
         return f"{label}: {len(left_out)} published points lie outside of this search: {'; '.join(left_out)}"
     return None
+
+
+def first_point(axes: Mapping[str, Any]) -> dict[str, Any]:
+    """A point of a space, for what does not depend on which: the first value of every axis."""
+    return {name: value.values[0] if isinstance(value, Space) else value for name, value in axes.items()}

@@ -17,6 +17,7 @@ from raypo.search.drawing import rules_of, sampler_of
 from raypo.search.fitting import ROWS, first_prompts, first_records, framed_apart, misfits, remarks
 from raypo.search.judging import unreachable, unready
 from raypo.search.measuring import unmeasurable
+from raypo.search.opponents import OPPONENTS
 from raypo.search.pruners import make_pruner
 from raypo.search.pruning import pruner_name
 from raypo.search.sources import read_judge_rows
@@ -25,7 +26,6 @@ from raypo.study import Entry, Study
 from raypo.study.entries import nearest
 from raypo.training.settings import EngineSetup
 
-OPPONENTS = ("start", "chosen")
 CORNERS = 256
 """Corners tried per method; a space of more axes than that covers is tried at its first ones."""
 

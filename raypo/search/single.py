@@ -14,6 +14,7 @@ from typing import Any
 from raypo.artifacts import hash_of
 from raypo.errors import StorageError, StudyError
 from raypo.search.bench import TrialBench
+from raypo.search.contents import Contents, forget
 from raypo.search.folders import (
     MODEL,
     artifact_store,
@@ -26,7 +27,6 @@ from raypo.search.folders import (
 from raypo.search.jobs import Job, Outcome
 from raypo.search.judging import trained_reward_model
 from raypo.search.materials import Materials
-from raypo.search.origins import origins
 from raypo.search.preflight import check, check_here
 from raypo.search.remote import WorkingCopy
 from raypo.spaces import Space
@@ -53,6 +53,7 @@ def train(study: Study, label: str, name: str, say: Callable[[str], None]) -> tu
     check(alone, say)
     check_here(alone)
     bench = TrialBench(alone.written(), name, location, study.allow_code)
+    forget(bench.copy)  # the folder holds runs of any data
     pulse = _Telling(say)
     try:
         bench.run(Job("prepare", "prepare", {}, 0, 1.0, kind="prepare"), pulse)
@@ -86,10 +87,10 @@ def point_of(study: Study, label: str) -> dict[str, Any]:
     return dict(axes)
 
 
-def made_of(study: Study, materials: Materials) -> dict[str, Any]:
-    """What the result of a study's only run follows from; the content of model and data, whatever their paths say."""
+def made_of(study: Study, contents: Contents) -> dict[str, Any]:
+    """What the result of a study's only run follows from, whatever the paths in it say."""
     told = {section: value for section, value in study.written().items() if section not in ELSEWHERE}
-    return {"study": told, "origins": origins(materials)}
+    return {"study": told, "contents": contents}
 
 
 def as_json(outcome: Outcome, model: Path) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def as_json(outcome: Outcome, model: Path) -> dict[str, Any]:
 
 def _placed(bench: TrialBench, label: str, say: Callable[[str], None]) -> str:
     """The name of the bench's only run, with what it is made of written in its folder."""
-    run = made_of(bench.study, bench.materials)
+    run = made_of(bench.study, bench.contents)
     trial = f"{label}-{hash_of(run)[:8]}-0000"
     written, record = run_file(bench.folder, trial), evaluation_file(bench.folder, trial, 1.0)
     bench.copy.pull(record)

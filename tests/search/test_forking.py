@@ -17,7 +17,7 @@ from raypo.search import forking
 from raypo.search.commands import Commands
 from raypo.search.confirming import candidates, confirm
 from raypo.search.exporting import copy_model
-from raypo.search.folders import evaluation_file, read_json, trial_folder, write_json
+from raypo.search.folders import contents_file, evaluation_file, read_json, trial_folder, write_json
 from raypo.search.forking import fork
 from raypo.search.jobs import Job, Outcome
 from raypo.search.repeats import stored
@@ -312,3 +312,11 @@ def test_a_seed_that_was_not_trained_to_the_end_is_left_behind(tmp_path: Path) -
     made = fork(old, "new", ["confirm.seeds=3"])
     assert not trial_folder(made.search.path, f"{best}.s1").exists()
     assert finish(made.search) == [f"{best}.s1", f"{best}.s2"]
+
+
+def test_the_preparation_is_told_what_the_trials_that_came_along_were_trained_on(old: SearchFolder) -> None:
+    known = {"data.source": "a" * 32, "confirm.prompts": "b" * 32}
+    write_json(contents_file(old.path), known)
+    assert read_json(contents_file(fork(old, "same", []).search.path)) == known
+    other = fork(old, "other", ["confirm.prompts.count=4", "confirm.prompts.split=confirm"])
+    assert read_json(contents_file(other.search.path)) == {"data.source": "a" * 32}

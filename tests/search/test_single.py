@@ -79,7 +79,7 @@ def test_a_folder_of_a_run_says_what_it_was_made_of(tmp_path: Path) -> None:
     _, model, _ = trained(study_of(tmp_path))
     told = json.loads((model.parent / "run.json").read_text())
     assert told["study"]["methods"]["dpo"]["beta"] == 0.1
-    assert told["origins"].keys() == {"base-model", "dataset"}
+    assert told["contents"].keys() == {"model", "data.source", "objective.prompts"}
 
 
 class Interrupted(Exception):
