@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import plotly.graph_objects as go
 
+from raypo.evaluation.goals import as_measured
 from raypo.search.results import Evaluation, SearchResults, TrialResult
-from raypo.tracking.compare import compare, fully_trained, winner
-from raypo.tracking.figures import FAINT, LIMIT, colour, error, errors, figure, hover, last, log_axis, symbol
+from raypo.tracking.compare import compare, fully_trained, goals_of, maximised, winner
+from raypo.tracking.figures import (
+    FAINT,
+    LIMIT,
+    colour,
+    error,
+    errors,
+    figure,
+    heights,
+    hover,
+    last,
+    log_axis,
+    objective,
+    symbol,
+)
 from raypo.tracking.importance import importances, is_log, is_number
 from raypo.tracking.record import step_log
 from raypo.tracking.tables import configuration
+
+TIED_AT = {"win_rate": 50, "lc_win_rate": 50}
+"""Where a figure says that policy and opponent are as good, in its unit."""
 
 
 def forest(results: SearchResults) -> go.Figure:
@@ -35,16 +53,19 @@ def forest(results: SearchResults) -> go.Figure:
 
 
 def slice_of(results: SearchResults, method: str, name: str) -> go.Figure | None:
-    """Draw a method's win rates against one hyperparameter, with intervals, its winner filled; None for one trial."""
+    """Draw what the winners are chosen by against one hyperparameter, with intervals, a method's winner filled.
+
+    None for one trial.
+    """
     trials = [t for t in results.trials if t.method == method and fully_trained(t) and name in t.hyperparameters]
     if len(trials) < 2:
         return None
-    best = winner(results.trials, method)
+    best, metric = winner(results.trials, method), maximised(results)
     values = [trial.hyperparameters[name] for trial in trials]
     trace = go.Scatter(
         x=values if all(is_number(value) for value in values) else [str(value) for value in values],
-        y=[100 * last(trial).win_rate for trial in trials],
-        error_y=errors(trials),
+        y=heights(trials, metric),
+        error_y=errors(trials, metric),
         mode="markers",
         marker={
             "size": [13 if trial == best else 8 for trial in trials],
@@ -56,8 +77,9 @@ def slice_of(results: SearchResults, method: str, name: str) -> go.Figure | None
         hoverinfo="text",
         showlegend=False,
     )
-    drawn = figure([trace], name, "win rate, %", height=270)
-    drawn.add_hline(y=50, line={"dash": "dot", "width": 1, "color": FAINT})
+    drawn = figure([trace], name, metric.axis, height=270)
+    if metric.name in TIED_AT:
+        drawn.add_hline(y=TIED_AT[metric.name], line={"dash": "dot", "width": 1, "color": FAINT})
     return drawn.update_xaxes(**log_axis(values)) if is_log(values) else drawn
 
 
@@ -126,20 +148,20 @@ def learning(results: SearchResults, metric: str) -> go.Figure | None:
 
 
 def budget(results: SearchResults) -> go.Figure:
-    """Draw the best win rate so far of each method against the device-hours spent on it."""
-    traces = []
+    """Draw the best of what the winners are chosen by so far, of each method, against the device-hours spent on it."""
+    traces, metric, goal = [], maximised(results), goals_of(results)[0]
     for method in results.methods:
-        spent, best, xs, ys = 0.0, 0.0, [], []
+        spent, best, xs, ys = 0.0, -math.inf, [], []
         for trial in (trial for trial in results.trials if trial.method == method):
             spent += trial.cost_s / 3600
-            if fully_trained(trial):
-                best = max(best, 100 * last(trial).win_rate)
-            if best:
+            if trial.standing is not None:
+                best = max(best, objective(trial))
+            if math.isfinite(best):
                 xs.append(spent)
-                ys.append(best)
+                ys.append(metric.scale * as_measured(best, goal))
         line = {"shape": "hv", "color": colour(results, method), "width": 2}
         traces.append(go.Scatter(x=xs, y=ys, mode="lines+markers", line=line, marker={"size": 5}, name=method))
-    return figure(traces, "device-hours", "best win rate so far, %", height=340)
+    return figure(traces, "device-hours", f"best so far: {metric.axis}", height=340)
 
 
 def _points(results: SearchResults, method: str, trials: list[TrialResult]) -> Any:

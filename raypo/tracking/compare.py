@@ -144,6 +144,11 @@ def goals_of(results: SearchResults) -> tuple[str, ...]:
     return tuple(objective.get("pareto") or (objective.get("metric", "win_rate"),))
 
 
+def maximised(results: SearchResults) -> Metric:
+    """What the winners of a search are chosen by."""
+    return metric_of(goals_of(results)[0])
+
+
 def unbeaten(results: SearchResults, method: str) -> list[Unbeaten]:
     """The fully trained trials of a method that no other beats, the best by the first objective first."""
     goals = goals_of(results)

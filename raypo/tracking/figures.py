@@ -11,7 +11,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from raypo.evaluation.metrics import Metric
 from raypo.search.results import Evaluation, SearchResults, TrialResult
+from raypo.tracking.compare import measured
 from raypo.tracking.tables import configuration, plain
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
@@ -52,15 +54,34 @@ def last(trial: TrialResult) -> Evaluation:
     return trial.estimate
 
 
+def objective(trial: TrialResult) -> float:
+    """What a fully trained trial is ranked by, larger is better."""
+    assert trial.standing is not None
+    return trial.standing.objective
+
+
 def error(rate: float, low: float, high: float) -> dict[str, Any]:
     sides = {"array": [100 * (high - rate)], "arrayminus": [100 * (rate - low)]}
     return {"type": "data", "symmetric": False, **sides, "thickness": 2, "width": 5}
 
 
-def errors(trials: list[TrialResult]) -> dict[str, Any]:
-    ends = [last(trial) for trial in trials]
-    above, below = [100 * (e.ci_high - e.win_rate) for e in ends], [100 * (e.win_rate - e.ci_low) for e in ends]
-    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 0}
+def heights(trials: Sequence[TrialResult], metric: Metric) -> list[float]:
+    """What a metric of each trial's latest evaluation is, in its unit; nan where it has none."""
+    return [metric.scale * _figure(trial, metric.key) for trial in trials]
+
+
+def errors(trials: Sequence[TrialResult], metric: Metric) -> dict[str, Any]:
+    """The trials' intervals of a metric, for those that have one."""
+    if metric.interval is None:
+        return {"visible": False}
+    low, high = metric.interval
+    found = [[metric.scale * _figure(trial, name) for name in (low, metric.key, high)] for trial in trials]
+    sides = {"array": [top - at for _, at, top in found], "arrayminus": [at - bottom for bottom, at, _ in found]}
+    return {"type": "data", "symmetric": False, **sides, "thickness": 1, "width": 0}
+
+
+def _figure(trial: TrialResult, name: str) -> float:
+    return float(measured(trial).get(name, math.nan))
 
 
 def hover(trial: TrialResult) -> str:

@@ -8,6 +8,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from raypo.search.results import SearchResults, TrialResult, Value
+from raypo.tracking.figures import objective
 
 FEWEST = 5
 
@@ -41,7 +42,7 @@ def importances(results: SearchResults, method: str) -> dict[str, float]:
     """
     trials = [trial for trial in results.trials if trial.method == method and trial.standing is not None]
     columns = {name: values for name, values in _columns(trials).items() if len(values) == len(trials)}
-    if len(trials) < FEWEST or not columns or len({_objective(trial) for trial in trials}) < 2:
+    if len(trials) < FEWEST or not columns or len({objective(trial) for trial in trials}) < 2:
         return {}
     axes = {name: _axis(values) for name, values in columns.items()}
     level = optuna.logging.get_verbosity()
@@ -54,11 +55,6 @@ def importances(results: SearchResults, method: str) -> dict[str, float]:
         optuna.logging.set_verbosity(level)
 
 
-def _objective(trial: TrialResult) -> float:
-    assert trial.standing is not None
-    return trial.standing.objective
-
-
 def _axis(values: list[Value]) -> BaseDistribution:
     if all(is_number(value) for value in values):
         return FloatDistribution(float(min(values)), float(max(values)), log=is_log(values))
@@ -67,4 +63,4 @@ def _axis(values: list[Value]) -> BaseDistribution:
 
 def _frozen(trial: TrialResult, axes: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
     params = {name: trial.hyperparameters[name] for name in axes}
-    return optuna.trial.create_trial(value=_objective(trial), params=params, distributions=axes)
+    return optuna.trial.create_trial(value=objective(trial), params=params, distributions=axes)

@@ -1,4 +1,4 @@
-"""Parallel coordinates: each fully trained trial of a method as a line over its hyperparameters and its win rate.
+"""Parallel coordinates: each fully trained trial as a line over its hyperparameters and what winners are chosen by.
 
 A hyperparameter that a trial does not have, because a condition left it out, is a point below its axis.
 Drawn with plain lines rather than Plotly's own `parcoords`, which needs WebGL and cannot follow a page's colours.
@@ -13,8 +13,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from raypo.search.results import SearchResults, TrialResult, Value
-from raypo.tracking.compare import fully_trained, winner
-from raypo.tracking.figures import FAINT, LIMIT, colour, figure, hover, last
+from raypo.tracking.compare import maximised, winner
+from raypo.tracking.figures import FAINT, LIMIT, colour, figure, heights, hover, objective
 from raypo.tracking.importance import is_log, is_number, searched
 from raypo.tracking.tables import plain
 
@@ -23,20 +23,21 @@ UNSET = -0.16
 
 def parallel(results: SearchResults, method: str) -> go.Figure | None:
     """Draw the trials of a method, the upper third in its colour; None where fewer than two can be drawn."""
-    trials = [t for t in results.trials if t.method == method and fully_trained(t)][-LIMIT:]
+    trials = [t for t in results.trials if t.method == method and t.standing is not None][-LIMIT:]
     columns = [name for name in searched(results, method) if any(name in t.hyperparameters for t in trials)]
     if not columns or len(trials) < 2:
         return None
     values: dict[str, list[Value | None]] = {name: [t.hyperparameters.get(name) for t in trials] for name in columns}
-    values["win rate, %"] = [100 * last(trial).win_rate for trial in trials]
-    heights = [_heights(column) for column in values.values()]
-    order = sorted(range(len(trials)), key=lambda index: last(trials[index]).win_rate)
+    metric = maximised(results)
+    values[metric.axis] = list(heights(trials, metric))
+    placed = [_placed(column) for column in values.values()]
+    order = sorted(range(len(trials)), key=lambda index: objective(trials[index]))
     upper, best = order[2 * len(order) // 3 :], winner(results.trials, method)
     traces = []
     for index in order:
         shade = colour(results, method) if index in upper else FAINT
         width = 3.5 if trials[index] == best else 1.2
-        traces.append(_line(trials[index], [column[index] for column in heights], shade, width))
+        traces.append(_line(trials[index], [column[index] for column in placed], shade, width))
     names, gaps = list(values), any(None in column for column in values.values())
     across = {"tickvals": list(range(len(names))), "ticktext": names, "range": [-0.15, len(names) - 0.85]}
     return figure(
@@ -53,7 +54,7 @@ def parallel(results: SearchResults, method: str) -> go.Figure | None:
     )
 
 
-def _heights(values: Sequence[Value | None]) -> list[float]:
+def _placed(values: Sequence[Value | None]) -> list[float]:
     """Place values between 0 and 1 along their axis, choices in the order of their names, what is not set below."""
     found = [value for value in values if value is not None]
     heights = iter(_within(found))

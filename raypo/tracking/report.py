@@ -128,7 +128,7 @@ def _cell(pairs: dict[tuple[str, str], Pair], row: str, column: str) -> str:
 
 
 def _hyperparameters(results: SearchResults) -> str:
-    lead = "Every fully trained trial with its interval; the winner is filled. The dotted line is a tie."
+    lead = "Every fully trained trial; the winner is filled. A win rate has its interval, and a dotted line at a tie."
     parts = []
     for method in results.methods:
         slices = [chart(charts.slice_of(results, method, n), f"{method}: {n}") for n in searched(results, method)]
@@ -189,7 +189,7 @@ def _cost(results: SearchResults) -> str:
         hours, longest = sum(trial.cost_s for trial in own) / 3600, max((trial.cost_s for trial in own), default=0.0)
         rows.append((method, str(len(own)), number(hours, 2), number(longest)))
     columns = ("method", "trials", "device-hours", "longest trial, device-s")
-    picture = chart(charts.budget(results), "best win rate so far against device-hours")
+    picture = chart(charts.budget(results), "the best so far against device-hours")
     lead = "What each method was given, and what it made of it. Methods compare fairly where their budgets are alike."
     used = [chart(drawn, f"{name} of each slot over time") for name, drawn in drawings(results).items()]
     shown = ["<h3>What the slots used</h3>" + grid(used, "pair")] if used else []

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import plotly.graph_objects as go
+import pytest
 
 from raypo.evaluation.goals import front
 from raypo.search.results import SearchResults, TrialResult
+from raypo.tracking import charts
 from raypo.tracking.compare import as_json, caption, compare, winner
 from raypo.tracking.fronts import fronts
 from raypo.tracking.overview import figures
+from raypo.tracking.parallel import parallel
 from raypo.tracking.report import page
 from raypo.tracking.significance import significance, verdict
 from raypo.tracking.status import as_json as status_json
@@ -116,6 +119,36 @@ def test_the_method_that_is_ahead_is_so_by_what_was_maximised(results: SearchRes
     first = min((winner(near, method) for method in results.methods), key=lambda trial: trial.estimate.kl)
     said = verdict(compare(searched), significance(searched))
     assert said.startswith(f"{first.method} is ahead with KL to the reference {first.estimate.kl:.2f} nats;")
+
+
+def test_what_was_maximised_is_drawn(results: SearchResults) -> None:
+    """Against hyperparameters, cost and in parallel coordinates; a tie is marked, and intervals are its own."""
+    trials = tuple(
+        measured(t, objective=0.4, lc_win_rate=0.4, lc_ci_low=0.3, lc_ci_high=0.45) if t.history else t
+        for t in results.trials
+    )
+    searched = with_objective(replace(results, trials=trials), metric="lc_win_rate")
+    drawn = charts.slice_of(searched, "dpo", "beta")
+    assert drawn.layout.yaxis.title.text == "length-controlled win rate, %"
+    (points,) = drawn.data
+    assert list(points.y) == pytest.approx([40.0] * len(points.y))
+    assert (points.error_y.array[0], points.error_y.arrayminus[0]) == pytest.approx((5.0, 10.0))
+    assert len(drawn.layout.shapes) == 1
+    assert charts.budget(searched).data[0].y[-1] == pytest.approx(40.0)
+    assert parallel(searched, "dpo").layout.xaxis.ticktext[-1] == "length-controlled win rate, %"
+
+
+def test_what_was_minimised_is_drawn_as_it_was_measured(results: SearchResults) -> None:
+    trials = tuple(measured(t, objective=-t.history[-1].kl) if t.history else t for t in results.trials)
+    searched = with_objective(replace(results, trials=trials), pareto=["-kl", "win_rate"])
+    drawn = charts.slice_of(searched, "dpo", "beta")
+    assert drawn.layout.yaxis.title.text == "KL to the reference, nats"
+    assert not drawn.layout.shapes, "nobody ties in KL"
+    least = winner(trials, "dpo").estimate.kl
+    assert min(drawn.data[0].y) == pytest.approx(least)
+    curve = charts.budget(searched).data[0].y
+    assert curve[-1] == pytest.approx(least)
+    assert list(curve) == sorted(curve, reverse=True), "it never rises"
 
 
 def test_what_was_maximised_is_written_in_its_unit_in_every_table(results: SearchResults) -> None:
