@@ -20,7 +20,7 @@ from raypo.search.slot_states import SlotState, forget, recall, remember, rememb
 from raypo.search.usage import Use, keep
 
 AFFINITY_S = 0.25
-"""How long an idle slot waits for the next part of the trial whose state it still holds."""
+"""How long an idle slot waits for its trial's next part: its engine has the shape, its machine the checkpoint."""
 MAX_DEATHS = 3
 """How many worker groups one job may take with it before it is told failed."""
 SETTLE_S = 5.0
@@ -89,7 +89,10 @@ class SlotPool:
         await self._tell(slot)
 
     async def next_job(self, slot: str, attempt: str, index: int) -> Job | None:
-        """The index-th job of this worker group, the same for every rank; None means leave the loop."""
+        """The index-th job of this worker group, the same for every rank; None means leave the loop.
+
+        There is none before the last one's outcome was delivered, for that is lost where rank 0 dies before.
+        """
         async with self._changed:
             while True:
                 state = self._slots.get(slot)
@@ -97,24 +100,23 @@ class SlotPool:
                     return None
                 if index in state.jobs:
                     return state.jobs[index]
-                job = self._choose(state)
-                if job is not None or self._closing or state.leaving or state.served >= self._recycle_after:
-                    state.give(index, job, time.monotonic())
-                    self._given[slot] += job is not None
-                    remember(self._memory, slot, state)
-                    self._changed.notify_all()
-                    return job
+                if state.current is None:
+                    job = self._choose(state)
+                    if job is not None or self._closing or state.leaving or state.served >= self._recycle_after:
+                        state.give(index, job, time.monotonic())
+                        self._given[slot] += job is not None
+                        remember(self._memory, slot, state)
+                        self._changed.notify_all()
+                        return job
                 await self._wait()
 
     async def pulse(self, slot: str, attempt: str, pulse: Pulse, job: Job) -> bool:
-        """Rank 0 says where it is; the answer is whether to go on."""
+        """Rank 0 says where it is; the answer is whether to go on, which a group that was given up does not."""
         state = self._slots.get(slot)
         if state is None or state.attempt != attempt:
-            state = self._slots[slot] = SlotState(attempt)
-        if state.current is None or state.current.id != job.id:
-            state.current, state.since = job, time.monotonic()
-            self._queue = deque(waiting for waiting in self._queue if waiting.id != job.id)
-        state.pulse = pulse
+            return False
+        if state.current is not None and state.current.id == job.id:
+            state.pulse = pulse
         return job.trial not in self._cancelled and not self._leaving and not state.leaving
 
     async def used(self, slot: str, attempt: str, rank: int, use: Use) -> None:
@@ -131,7 +133,7 @@ class SlotPool:
         state, moving = self._slots.get(slot), False
         if state is not None and state.attempt == attempt:
             moving = state.leaving and outcome.state == "stopped"
-            if state.current is not None and state.current.id == job.id:  # else another rank has taken the next job
+            if state.current is not None and state.current.id == job.id:  # else a restarted pool is told once more
                 state.current, state.pulse = None, None
             state.held = job.trial
             state.held_until = 0.0 if outcome.over else time.monotonic() + AFFINITY_S
@@ -139,6 +141,7 @@ class SlotPool:
             state.busy_s += outcome.cost_s
         self._queue = deque(waiting for waiting in self._queue if waiting.id != job.id)
         if moving and not self._leaving and job.trial not in self._cancelled:
+            self._spend(job, outcome.cost_s)
             self._queue.appendleft(job)
         else:
             self._resolve(job, outcome)
@@ -234,7 +237,7 @@ class SlotPool:
         return (time.monotonic() - state.since) * self._workers
 
     async def _lost(self, job: Job, spent_s: float, error: str = "the workers' logs say why") -> None:
-        self._spent_s[job.id] = self._spent_s.get(job.id, 0.0) + spent_s
+        self._spend(job, spent_s)
         self._deaths[job.id] = self._deaths.get(job.id, 0) + 1
         if self._deaths[job.id] >= MAX_DEATHS:
             reason = f"its worker group died {MAX_DEATHS} times in this job; {error}"
@@ -242,7 +245,12 @@ class SlotPool:
         elif job.id in self._futures and not self._futures[job.id].done():
             self._queue.appendleft(job)
 
+    def _spend(self, job: Job, cost_s: float) -> None:
+        """Keep what a part of a job has cost for its outcome."""
+        self._spent_s[job.id] = self._spent_s.get(job.id, 0.0) + cost_s
+
     def _resolve(self, job: Job, outcome: Outcome) -> None:
+        self._deaths.pop(job.id, None)
         future = self._futures.setdefault(job.id, asyncio.get_running_loop().create_future())
         if not future.done():
             future.set_result(replace(outcome, cost_s=outcome.cost_s + self._spent_s.pop(job.id, 0.0)))

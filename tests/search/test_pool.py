@@ -75,15 +75,16 @@ def test_a_slot_whose_node_will_go_checkpoints_and_its_job_goes_on_elsewhere(tmp
         assert await pool.pulse("slot-0", "a", Pulse(held.id, held.trial, 0.5, "training"), held)
         await pool.draining(["spot", "another"])
         assert not await pool.pulse("slot-0", "a", Pulse(held.id, held.trial, 0.6, "training"), held), "checkpoint now"
-        await pool.finished("slot-0", "a", Outcome("t-0", "stopped", 0.6), held)
+        await pool.finished("slot-0", "a", Outcome("t-0", "stopped", 0.6, cost_s=5.0), held)
         assert not waiting.done(), "the trial knows nothing of it"
         assert await soon(pool.next_job("slot-0", "a", 1)) is None, "nothing new begins on that node"
         await pool.enter("slot-0", "b", 0, "safe", 2)
         await pool.draining(["spot"])
         again = await soon(pool.next_job("slot-0", "b", 0))
         assert again == held
-        await pool.finished("slot-0", "b", done("t-0"), again)
+        await pool.finished("slot-0", "b", replace(done("t-0"), cost_s=7.0), again)
         assert (await soon(waiting)).state == "finished"
+        assert (await waiting).cost_s == 12, "with what it had cost on the node that went"
 
     run(story())
 
@@ -112,16 +113,60 @@ def test_a_job_that_a_hasty_rank_took_is_not_forgotten(tmp_path: Path) -> None:
         first = asyncio.create_task(pool.submit(job("t-0")))
         held, _ = await soon(asyncio.gather(*(pool.next_job("slot-0", "a", 0) for _ in range(2))))
         second = asyncio.create_task(pool.submit(job("t-1")))
-        await asyncio.sleep(0)
-        assert (await soon(pool.next_job("slot-0", "a", 1))).trial == "t-1"
+        hasty = asyncio.create_task(pool.next_job("slot-0", "a", 1))
+        await asyncio.sleep(0.05)
         await pool.finished("slot-0", "a", done("t-0"), held)
         assert await soon(first) == done("t-0")
+        assert (await soon(hasty)).trial == "t-1"
         for rank in (0, 1):
             await pool.enter("slot-0", "b", rank, "node", 2 + rank)
         again = await soon(pool.next_job("slot-0", "b", 0))
         assert again.trial == "t-1"
         await pool.finished("slot-0", "b", done("t-1"), again)
         assert (await soon(second)).state == "finished"
+
+    run(story())
+
+
+def test_a_job_whose_outcome_dies_with_rank_0_is_not_forgotten(tmp_path: Path) -> None:
+    """Rank 1 asks for the next job, and rank 0 dies before it has delivered the last one."""
+
+    async def story() -> None:
+        pool = new_pool(tmp_path, workers=2)
+        for rank in (0, 1):
+            await pool.enter("slot-0", "a", rank, "node", rank)
+        waiting = {name: asyncio.create_task(pool.submit(job(name))) for name in ("t-0", "t-1")}
+        await soon(asyncio.gather(*(pool.next_job("slot-0", "a", 0) for _ in range(2))))
+        asyncio.get_running_loop().create_task(pool.next_job("slot-0", "a", 1))
+        await asyncio.sleep(0.05)
+        for rank in (0, 1):
+            await pool.enter("slot-0", "b", rank, "node", 2 + rank)
+        for index, name in enumerate(waiting):
+            again = await soon(pool.next_job("slot-0", "b", index))
+            assert again.trial == name
+            await pool.finished("slot-0", "b", done(name), again)
+            assert (await soon(waiting[name])).state == "finished"
+
+    run(story())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_group_that_was_given_up_and_still_lives_takes_nothing_from_the_one_in_its_place(
+    tmp_path: Path, known: bool
+) -> None:
+    async def story() -> None:
+        pool = new_pool(tmp_path)
+        await pool.enter("slot-0", "a", 0, "unreachable", 1)
+        waiting = asyncio.create_task(pool.submit(job("t-0")))
+        held = await soon(pool.next_job("slot-0", "a", 0))
+        await pool.dead(["unreachable"])
+        slot = "slot-0" if known else "slot-1"
+        await pool.enter(slot, "b", 0, "alive", 2)
+        assert not await pool.pulse("slot-0", "a", Pulse(held.id, "t-0", 0.5, "training"), held), "it is to stop"
+        assert await soon(pool.next_job(slot, "b", 0)) == held
+        await pool.finished(slot, "b", done("t-0"), held)
+        assert (await soon(waiting)).state == "finished"
+        assert list(await pool.view()) == [slot]
 
     run(story())
 
@@ -180,6 +225,12 @@ def test_a_job_that_kills_every_group_is_told_failed(tmp_path: Path) -> None:
         outcome = await soon(waiting)
         assert outcome.state == "failed"
         assert "died" in str(outcome.reason)
+        resumed = asyncio.create_task(pool.submit(job("t-0")))
+        await soon(pool.next_job("slot-0", "last", 0))
+        await pool.enter("slot-0", "another", 0, "node", 10)
+        again = await soon(pool.next_job("slot-0", "another", 0))
+        await pool.finished("slot-0", "another", done("t-0"), again)
+        assert (await soon(resumed)).state == "finished", "what it did before it was resumed counts no more"
 
     run(story())
 
