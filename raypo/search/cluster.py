@@ -144,6 +144,8 @@ def slots_open(
         at_once = False
     finally:
         cluster.leave()
+        for slot in slots:  # before any of them leaves, or it would begin anew while another one is waited for
+            slot.begin_no_more()
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(pool.close.remote(at_once), timeout=5)
         deadline = time.monotonic() + LEAVE_S

@@ -43,9 +43,13 @@ class Slot:
     def start(self) -> None:
         self._thread.start()
 
+    def begin_no_more(self) -> None:
+        """Let the present worker group be the last one."""
+        self._closing.set()
+
     def close(self, timeout_s: float) -> bool:
         """Wait for the worker group to leave after the pool was closed; False when it did not in time."""
-        self._closing.set()
+        self.begin_no_more()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 

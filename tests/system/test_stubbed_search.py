@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ import ray
 from stubbed import STUB, Silent, run_stub
 
 from raypo.errors import ClusterError, Hindrance, StorageError
-from raypo.search import driver, searches
+from raypo.search import cluster, driver, searches
 from raypo.search.cluster import Cluster
 from raypo.search.commands import Commands
 from raypo.search.jobs import Job, Outcome
@@ -227,6 +228,25 @@ def test_a_slot_that_is_given_up_hands_back_what_it_held(tmp_path: Path) -> None
     ray.get(asked.finished.remote("slot-1", "b", Outcome("dpo-0000", "finished", 1.0), job))
     assert ray.get(waiting).state == "finished"
     ray.kill(asked)
+
+
+def test_no_slot_begins_anew_while_the_others_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    class Leaving(Slot):
+        def _fit(self) -> None:
+            begun.append(self.plan.slot)
+            pool, group = ray.get_actor(self.plan.pool, namespace=NAMESPACE), uuid.uuid4().hex
+            ray.get(pool.enter.remote(self.plan.slot, group, 0, "node", 1))
+            assert ray.get(pool.next_job.remote(self.plan.slot, group, 0)) is None
+            time.sleep(1 if self.plan.slot == "slot-0" else 0)
+
+    monkeypatch.setattr(cluster, "Slot", Leaving)
+    study = build({**STUB, "storage": str(tmp_path), "resources": {"slots": 3, "workers": 1}}, "stub")
+    with cluster.slots_open(study, "leaving", tmp_path, "", {}, 0) as opened:
+        while len(opened.view()) < 3:
+            time.sleep(0.05)
+    assert sorted(begun) == ["slot-0", "slot-1", "slot-2"]
 
 
 @pytest.mark.slow
