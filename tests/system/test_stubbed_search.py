@@ -16,9 +16,11 @@ from raypo.errors import ClusterError, Hindrance, StorageError
 from raypo.search import cluster, driver, searches
 from raypo.search.cluster import Cluster
 from raypo.search.commands import Commands
+from raypo.search.in_vain import LEAST
 from raypo.search.jobs import Job, Outcome
 from raypo.search.joining import NAMESPACE
 from raypo.search.lease import lease
+from raypo.search.ledger import trial_name
 from raypo.search.pool import SlotPool
 from raypo.search.samplers import make_sampler
 from raypo.search.searches import discard_if_empty
@@ -123,6 +125,25 @@ def test_what_no_trial_can_do_without_stops_the_search_until_it_is_there_again(s
     for trial in results.trials:
         again = {step for step, times in steps_done(search.path, trial.name).items() if times > 1}
         assert len(again) <= 2, "what was done before the last checkpoint stays"
+
+
+def test_a_search_of_which_nothing_but_failures_comes_is_stopped(tmp_path: Path) -> None:
+    """It has a budget of hours and no number of trials."""
+    wanted = {"sampler": "random", "pruner": "none", "budget": {"gpu_hours": 1}}
+    study = build({**STUB, "storage": str(tmp_path), "search": wanted}, "stub")
+    search = searches.create(study)
+    (search.path / "faults").mkdir()
+    for name in (trial_name(label, number) for label in study.methods for number in range(2 * LEAST)):
+        (search.path / "faults" / name).write_text("raise")
+    with pytest.raises(
+        Hindrance, match=rf"^{LEAST} trials failed one after another.*: asked to raise .*\nstub has stop"
+    ):
+        run_stub(search, study)
+    states = Counter(row.state for row in search.ledger.rows())
+    assert states.keys() <= {"failed", "running"}
+    assert LEAST <= states["failed"] <= LEAST + driver.concurrent_trials(study), (
+        "those that were under way may fail too"
+    )
 
 
 def test_an_interrupted_search_goes_on_and_can_be_extended(stub_study: Study) -> None:
