@@ -187,7 +187,10 @@ def _dead(owner: dict[str, Any], age_s: float) -> bool:
     if owner.get("host") != socket.gethostname():
         return age_s > STALE_S
     try:
-        return abs(psutil.Process(int(str(owner["pid"]))).create_time() - float(str(owner["started"]))) > 1
+        process = psutil.Process(int(str(owner["pid"])))
+        # A zombie stays as long as its parent does not ask for it, as in a container whose first process never does.
+        ended = process.status() == psutil.STATUS_ZOMBIE
+        return ended or abs(process.create_time() - float(str(owner["started"]))) > 1
     except psutil.NoSuchProcess:
         return True
 

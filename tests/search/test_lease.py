@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from played import Played, new
 
@@ -151,6 +154,20 @@ def test_of_two_that_find_a_dead_lease_one_takes_it(tmp_path: Path, monkeypatch:
     assert not first.lost
     assert json.loads((copy.path / LEASE).read_text())["owner"] == first._mine["owner"]
     assert [path.name for path in copy.path.iterdir()] == [LEASE]
+
+
+def test_a_driver_that_was_killed_holds_nothing_while_nobody_asks_for_its_process(search: SearchFolder) -> None:
+    with subprocess.Popen(["sleep", "60"]) as driver:
+        started = psutil.Process(driver.pid).create_time()
+        owner = {"host": socket.gethostname(), "pid": driver.pid, "started": started, "owner": "theirs"}
+        (search.path / LEASE).write_text(json.dumps(owner))
+        assert leases.holder(search.copy) is not None
+        driver.kill()
+        while psutil.Process(driver.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert leases.holder(search.copy) is None
+        with lease(search.copy, search.name):
+            pass
 
 
 def test_after_a_failure_the_search_can_be_discarded(search: SearchFolder, kept: Path) -> None:
