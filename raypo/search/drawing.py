@@ -64,7 +64,7 @@ class Drawing:
     def _ask(self, label: str, now: float | None) -> Row:
         known = self._ledger.known(label)
         number, enqueued = known.next_number, bool(known.waiting)
-        seed = seed_of(self._study.search.seed, f"{label}/training", number)
+        seed = seed_of(self._study.search.seed, f"{label}/training", known.next_seed)
         try:
             return self._ledger.ask(label, self._samplers[label], seed, now)
         except StudyError as error:

@@ -88,7 +88,7 @@ def fork(
         for suffix in ("", *_further_seeds(old.path, row.name, "rs" if same else "r")):
             _copy(old.path, search.copy, row.name, now, suffix)
         # Last, for a trial that the ledger knows is whole.
-        kept = ledger.adopt(earlier.frozen(row), row, params, space, _source(earlier, study, row))
+        kept = ledger.adopt(earlier, row, params, space, _source(earlier, study, row))
         if row.confirmation is not None and same and before.confirm.seeds == study.confirm.seeds:
             ledger.confirm(kept, renamed(row.confirmation, row.name, now))
     _copy_contents(old, search, same)

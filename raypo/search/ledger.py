@@ -126,8 +126,9 @@ class Ledger:
             known = self.study(row.label).get_trials(deepcopy=False)[-1]
         return self._row(row.label, known)
 
-    def adopt(self, old: FrozenTrial, row: Row, params: dict[str, Any], space: Space, source: str) -> Row:
-        """Take over a finished trial of another search, as `source`, with everything that is known of it."""
+    def adopt(self, earlier: Ledger, row: Row, params: dict[str, Any], space: Space, source: str) -> Row:
+        """Take over a finished trial of an earlier search, as `source`, with everything that is known of it."""
+        old = earlier.frozen(row)
         gone = ("name", "replaces", "source", BEGAN)
         study = self.study(row.label)
         now = self.next_name(row.label)
@@ -138,7 +139,7 @@ class Ledger:
                 values=old.values,
                 params=params,
                 distributions=dict(space),
-                user_attrs={**kept, "source": source, ADOPTED: True},
+                user_attrs={**kept, "source": source, ADOPTED: earlier.known(row.label).seeds},
                 intermediate_values=old.intermediate_values,
             )
         )

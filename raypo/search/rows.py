@@ -14,7 +14,7 @@ from raypo.search.ranking import Standing, standing_of
 _STATES = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting", TrialState.COMPLETE: "finished"}
 
 ADOPTED = "adopted"
-"""The attribute of a trial that another search has trained."""
+"""The attribute of a trial that another search has trained: how many seeds of the method that search has used."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class Known:
     def __init__(self, trials: Iterable[FrozenTrial]) -> None:
         self.count = 0
         self.replaced: dict[int, int] = {}
+        self._adopted: dict[int, int] = {}
         self._open: dict[int, FrozenTrial] = {}
         for trial in trials:
             self.see(trial)
@@ -121,6 +122,8 @@ class Known:
         self.count = max(self.count, trial.number + 1)
         if "replaces" in trial.user_attrs:
             self.replaced[trial.user_attrs["replaces"]] = trial.number
+        if ADOPTED in trial.user_attrs:
+            self._adopted[trial.number] = trial.user_attrs[ADOPTED]
         if trial.state.is_finished():
             self._open.pop(trial.number, None)
         else:
@@ -146,6 +149,21 @@ class Known:
         """The number of the trial that is drawn next."""
         waiting = self.waiting
         return waiting[0].number if waiting else self.count
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds are used; of those of a search that trials were taken over from none is used again."""
+        return self.count + self._ahead
+
+    @property
+    def next_seed(self) -> int:
+        """The number that the next trial's seeds are made from: its own, where no trial was taken over."""
+        return self.next_number + self._ahead
+
+    @property
+    def _ahead(self) -> int:
+        taken = len(self._adopted)
+        return max(taken, *self._adopted.values()) - taken if taken else 0
 
     def latest(self, number: int) -> int:
         """The number under which a trial goes on."""

@@ -107,7 +107,8 @@ class RepeatableSampler(BaseSampler):
         waiting = next(iter(known.waiting), None)
         given = {} if waiting is None else _given(waiting)
         number, trials = known.next_number, [] if self._blind else study.get_trials(deepcopy=False)
-        values = self.rules.active({**self._drawn(number, trials, study, given, now), **given})
+        drawn = self._drawn(number, trials, study, given, now, known.next_seed)
+        values = self.rules.active({**drawn, **given})
         attributes = {**(attributes or {}), **({} if now is None else {BEGAN: now})}
         params = {name: values[name] for name in self.space if name in values}
         axes = {name: self.space[name] for name in params}
@@ -136,8 +137,11 @@ class RepeatableSampler(BaseSampler):
         directions: Sequence[StudyDirection],
         given: Mapping[str, Value] | None = None,
         now: float | None = None,
+        seed: int | None = None,
     ) -> dict[str, Value]:
         """A value for every active hyperparameter of trial `number`, which begins `now`; those `given` are kept.
+
+        What is random comes from `seed`, or else from the trial's number.
 
         Raises:
             StudyError: the grid is used up, or the constraints leave no room.
@@ -145,7 +149,7 @@ class RepeatableSampler(BaseSampler):
         earlier = [] if self._blind else sorted((t for t in trials if t.number < number), key=lambda t: t.number)
         if self.name == "grid":
             return next_cell(self.cells, earlier, given or {})
-        for point in self._points(number, self._shown(earlier, directions, now), study_name, directions):
+        for point in self._points(number, seed, self._shown(earlier, directions, now), study_name, directions):
             values = self.rules.active({**point, **(given or {})})
             if self.rules.allows(values):
                 return values
@@ -161,7 +165,8 @@ class RepeatableSampler(BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],  # noqa: ARG002
     ) -> dict[str, Value]:
-        return self._drawn(trial.number, study.get_trials(deepcopy=False), study, _given(trial), began(trial))
+        trials = study.get_trials(deepcopy=False)
+        return self._drawn(trial.number, trials, study, _given(trial), began(trial), None)
 
     def _drawn(
         self,
@@ -170,11 +175,12 @@ class RepeatableSampler(BaseSampler):
         study: optuna.Study,
         given: Mapping[str, Value],
         now: float | None,
+        seed: int | None,
     ) -> dict[str, Value]:
         if self.space.keys() <= given.keys():
             return {}
         # The method's label alone, so that two searches of one study draw alike whatever they are called.
-        return self.suggest(number, trials, label_of(study), study.directions, given, now)
+        return self.suggest(number, trials, label_of(study), study.directions, given, now, seed)
 
     def sample_independent(
         self,
@@ -200,10 +206,15 @@ class RepeatableSampler(BaseSampler):
         return not free_cells(self.cells, study.get_trials(deepcopy=False))
 
     def _points(
-        self, number: int, shown: list[FrozenTrial], study_name: str, directions: Sequence[StudyDirection]
+        self,
+        number: int,
+        own_seed: int | None,
+        shown: list[FrozenTrial],
+        study_name: str,
+        directions: Sequence[StudyDirection],
     ) -> Iterator[dict[str, Value]]:
         """Points to try in turn: the sampler's own, then uniform ones where constraints leave it little room."""
-        seed = seed_of(self.seed, study_name, number)
+        seed = seed_of(self.seed, study_name, number if own_seed is None else own_seed)
         view = View(shown, directions)
         trial = view.open_trial(number)
         sampler = self._fresh(seed)

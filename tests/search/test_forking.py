@@ -51,6 +51,35 @@ def test_trials_that_hold_are_taken_over_and_no_others_are_trained(old: SearchFo
     assert {job.trial for job in played.jobs} == {"dpo-0003", "ipo-0003"}
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_what_a_fork_draws_is_new_where_some_trials_were_left_behind(tmp_path: Path, sampler: str) -> None:
+    """Numbers close up over those that failed, and a number decides on a point and on the seed of its training."""
+
+    def fails(job: Job) -> Outcome | None:
+        return Outcome(job.trial, "failed", 0.0, reason="no room") if job.trial in ("dpo-0000", "dpo-0001") else None
+
+    search = new_search(tmp_path, trials=4, sampler=sampler)
+    Played(search, outcome=fails).run()
+    made = fork(search, "second", [])
+    Played(made.search).run()
+    again = fork(made.search, "third", ["search.trials=6", "methods.ipo=null"])
+    rows = Played(again.search).run().rows.values()
+    everything = {row.params["beta"]: row.seed for row in [*rows, *search.ledger.rows("dpo")]}
+    assert len(everything) == len(set(everything.values())) == 6 + 2, "two of the first search were left behind"
+
+
+def test_a_fork_of_which_all_holds_goes_on_as_the_old_search_would(old: SearchFolder) -> None:
+    made = fork(old, "more", ["search.trials=4"])
+    played = Played(made.search).run()
+    Commands(old.ledger).send("extend", trials=1, hours=0.0)
+    undisturbed = Played(old).run()
+    for name in ("dpo-0003", "ipo-0003"):
+        assert (played.rows[name].params, played.rows[name].seed) == (
+            undisturbed.rows[name].params,
+            undisturbed.rows[name].seed,
+        )
+
+
 def test_trials_that_are_best_here_and_whose_models_are_gone_are_named(old: SearchFolder) -> None:
     last, *_ = sorted(old.ledger.rows("dpo"), key=lambda row: row.params["beta"])
     rmtree(trial_folder(old.path, last.name) / "model")
