@@ -118,6 +118,19 @@ class Rules:
             kept = {name: value for name, value in kept.items() if name not in idle}
         return kept
 
+    def idle(self, values: Mapping[str, Value]) -> list[str]:
+        """Those of some `values` whose condition the others make false, whatever the rest of the point is."""
+        gone: list[str] = []
+        while found := [name for name in values if name not in gone and self._is_idle(name, values, gone)]:
+            gone += found
+        return gone
+
+    def _is_idle(self, name: str, values: Mapping[str, Value], gone: Collection[str]) -> bool:
+        known, rule = {**self.fixed, **values}, self.conditions.get(name)
+        if rule is None:
+            return False
+        return not rule.names.isdisjoint(gone) or (rule.names <= known.keys() and not rule.holds(known))
+
     def allows(self, values: Mapping[str, Value]) -> bool:
         """Whether every constraint holds; one over a hyperparameter that this point does not have says nothing."""
         known = {**self.fixed, **self.active(values)}

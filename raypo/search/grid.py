@@ -43,13 +43,13 @@ def free_cells(cells: Sequence[dict[str, Value]], trials: Iterable[FrozenTrial])
 def next_cell(
     cells: Sequence[dict[str, Value]], trials: Iterable[FrozenTrial], given: Mapping[str, Value]
 ) -> dict[str, Value]:
-    """The first cell with the values `given` that no trial has; an axis that a cell leaves out agrees with any value.
+    """The first cell with the values `given` that no trial has.
 
     Raises:
         StudyError: they are all tried.
     """
     for cell in free_cells(cells, trials):
-        if all(cell.get(name, value) == value for name, value in given.items()):
+        if given.items() <= cell.items():
             return dict(cell)
     which = f"none of the {len(cells)} cells of the grid is left with {dict(given)}"
     all_ = f"all {len(cells)} cells of the grid are tried"

@@ -44,7 +44,7 @@ def point_of(study: Study, label: str, values: Mapping[str, Any]) -> dict[str, V
         StudyError: a name or value that no trial of this method can have, one line a problem.
     """
     check_label(study, label)
-    space, fixed = study.space(label), study.fixed(label)
+    space, fixed, rules = study.space(label), study.fixed(label), rules_of(study, label)
     problems = []
     for name, value in values.items():
         if name in space and not fits({name: value}, {name: space[name].distribution()}):
@@ -55,7 +55,12 @@ def point_of(study: Study, label: str, values: Mapping[str, Any]) -> dict[str, V
             known = [*space, *fixed]
             problems.append(f"{label}.{name}: no such setting; there are {', '.join(known)}{nearest(name, known)}")
     point = {name: value for name, value in values.items() if name in space}
-    if not problems and space.keys() <= point.keys() and not rules_of(study, label).allows(point):
+    if not problems:
+        problems = [
+            f"{label}.{name}: got {point[name]!r}, and it means something only where {rules.conditions[name].text}"
+            for name in rules.idle(point)
+        ]
+    if not problems and space.keys() <= point.keys() and not rules.allows(point):
         problems.append(f"{label}: {point} breaks a constraint of this search: {'; '.join(study.search.constraints)}")
     elif not problems and not space.keys() <= point.keys():
         problems += _no_room(study, label, point)
@@ -79,6 +84,8 @@ def priors_of(study: Study, label: str) -> tuple[list[dict[str, Value]], list[st
     points: list[dict[str, Value]] = []
     for values in study.methods[label].priors:
         searched = {name: value for name, value in values.items() if name in study.space(label)}
+        idle = rules_of(study, label).idle(searched)
+        searched = {name: value for name, value in searched.items() if name not in idle}
         try:
             point = point_of(study, label, searched)
         except StudyError as error:

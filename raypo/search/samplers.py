@@ -146,14 +146,16 @@ class RepeatableSampler(BaseSampler):
         Raises:
             StudyError: the grid is used up, or the constraints leave no room.
         """
+        given = given or {}
         earlier = [] if self._blind else sorted((t for t in trials if t.number < number), key=lambda t: t.number)
         if self.name == "grid":
-            return next_cell(self.cells, earlier, given or {})
+            return next_cell(self.cells, earlier, given)
         for point in self._points(number, seed, self._shown(earlier, directions, now), study_name, directions):
-            values = self.rules.active({**point, **(given or {})})
-            if self.rules.allows(values):
+            values = self.rules.active({**point, **given})
+            if given.keys() <= values.keys() and self.rules.allows(values):
                 return values
-        limits = "; ".join(rule.text for rule in self.rules.constraints)
+        wanted = [f"{rule.text}, for {name}" for name, rule in self.rules.conditions.items() if name in given]
+        limits = "; ".join([*(rule.text for rule in self.rules.constraints), *wanted])
         raise StudyError(f"search.constraints: none of {_UNIFORM_TRIES} points satisfies {limits}; relax a constraint")
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002

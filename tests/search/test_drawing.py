@@ -13,8 +13,10 @@ import pytest
 
 from raypo.errors import StudyError
 from raypo.search import searches
+from raypo.search.commands import Commands
 from raypo.search.conductor import LedgerConductor
 from raypo.search.jobs import Job, Outcome
+from raypo.search.points import point_of, priors_of
 from raypo.search.preflight import check
 from raypo.search.searches import create
 from raypo.search.tune import FINISHED
@@ -41,6 +43,34 @@ def test_a_hyperparameter_is_drawn_only_where_its_condition_holds(tmp_path: Path
     assert all(("epsilon" in params) == (params["kl_mode"] == "exact") for params in drawn)
     assert all(params.get("epsilon", 0.1) >= 0.1 for params in drawn)
     assert search.study().methods["offline_ppo"].conditions == PPO["conditions"]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_an_enqueued_value_is_tried_where_it_means_something(tmp_path: Path, sampler: str) -> None:
+    axes = {"epsilon": {"choice": [0.1, 0.2, 0.3, 0.4]}, "lr": {"choice": [1e-4, 1e-5]}}
+    search = create(study_of(tmp_path, axes, sampler=sampler))
+    wanted = [axes["epsilon"]["choice"][n % 4] for n in range(8)]
+    for epsilon in wanted:
+        assert point_of(search.study(), "offline_ppo", {"epsilon": epsilon})
+        Commands(search.ledger).send("enqueue", method="offline_ppo", values={"epsilon": epsilon})
+    rows = list(played.Played(search).run().rows.values())[:8]
+    assert [row.params.get("epsilon") for row in rows] == wanted
+    assert {row.params["kl_mode"] for row in rows} == {"exact"}
+
+
+@pytest.mark.parametrize("values", [{}, {"lr": 1e-4}])
+def test_a_value_that_means_nothing_beside_the_others_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
+    given = {"kl_mode": "k3_ref", "epsilon": 0.2, **values}
+    with pytest.raises(StudyError, match=r"epsilon: got 0\.2, and it means something only where kl_mode == exact"):
+        point_of(study_of(tmp_path), "offline_ppo", given)
+    never = study_of(tmp_path, {"kl_mode": "k3_ref", "conditions": {"epsilon": "kl_mode != k3_ref"}})
+    with pytest.raises(StudyError, match=r"epsilon: got 0\.2"):
+        point_of(never, "offline_ppo", {"epsilon": 0.2, **values})
+
+
+def test_a_published_point_leaves_out_what_means_nothing_beside_its_other_values(tmp_path: Path) -> None:
+    study = study_of(tmp_path, {"priors": [{"kl_mode": "k3_ref", "epsilon": 0.2, "lr": 1e-4}]}, priors=True)
+    assert priors_of(study, "offline_ppo") == ([{"kl_mode": "k3_ref", "lr": 1e-4}], [])
 
 
 def test_a_constraint_over_a_fixed_value_holds(tmp_path: Path) -> None:
