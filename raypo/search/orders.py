@@ -78,10 +78,13 @@ def _leave(conductor: LedgerConductor, trial: str, state: str) -> str | None:
 
 def _go_on(conductor: LedgerConductor, trial: str, source: str) -> str:
     row = conductor.ledger.row(trial)
+    if row.over and "seed" not in row.attributes:
+        raise StudyError(f"{row.name}: ended before it was drawn; raypo enqueue has values tried")
+    if row.state in RESUMABLE and conductor.position.over:
+        more = f"raypo extend {conductor.search.name} --hours H"
+        raise StudyError(f"{row.name}: is {row.state}, and {OUT_OF_BUDGET}, so it would end at once; {more} makes room")
     if row.state == "paused":
         row = conductor.ledger.mark(row, "running")
-    elif row.over and "seed" not in row.attributes:
-        raise StudyError(f"{row.name}: ended before it was drawn; raypo enqueue has values tried")
     elif row.state in RESUMABLE and row.attributes.get("source") != source:
         row = conductor.ledger.resumed(row, source)
     elif row.state != "running":

@@ -14,6 +14,7 @@ from played import Played, new, study_in
 from raypo.errors import StudyError
 from raypo.search import searches
 from raypo.search.budget import Accounts, Budget, Flight, Position
+from raypo.search.commands import Commands
 from raypo.search.forking import fork
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Row
@@ -105,6 +106,28 @@ def test_more_hours_take_up_nothing_of_a_dropped_method(tmp_path: Path) -> None:
     again.send("drop_method", method="dpo")
     searches.extend(search, hours=0.1)
     assert again.run().states == {"dpo-0000": "stopped", "ipo-0000": "finished"}
+
+
+@pytest.mark.parametrize("kind", ["stop", "pause"])
+def test_a_trial_does_not_go_on_where_the_budget_would_end_it_at_once(tmp_path: Path, kind: Any) -> None:
+    search = new(tmp_path, budget={"gpu_hours": 0.01}, trials=1)
+
+    def leave(job: Job) -> None:
+        if job.trial == "dpo-0000" and job.until == 1:
+            Commands(search.ledger).send(kind, trial="dpo-0000")
+
+    played = Played(search, cost=lambda _: 20.0, busy=leave).run()
+    assert played.conductor.position.over
+    again = Played(search)
+    refused = again.send("resume", trial="dpo-0000")
+    before = again.run().states
+    assert "the budget is spent, so it would end at once; raypo extend played --hours H" in str(
+        again.answer(refused).answer
+    )
+    assert (again.jobs, again.states) == ([], before)
+    again.send("extend", trials=0, hours=0.01)
+    again.send("resume", trial="dpo-0000")
+    assert again.run().states["dpo-0000"] == "finished"
 
 
 def test_trials_are_not_added_where_the_budget_says_how_many(tmp_path: Path) -> None:
