@@ -105,7 +105,8 @@ def fork(
             out.print(f"  {trial}: {reason}")
         for trial in made.modelless:
             out.print(
-                f"  {trial} of {new}: {name} has removed its model, so its figures count and it cannot be exported"
+                f"  {trial} of {new}: {name} has removed its model, so its figures count and it cannot be exported; "
+                f"raypo enqueue {new} has its values trained again"
             )
     try:
         run(made.search, made.study, terminal, address, json_)

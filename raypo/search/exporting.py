@@ -51,7 +51,7 @@ def model_of(search: WorkingCopy, trial: str) -> Path:
     if not search.pull_folder(model, MODEL):
         raise StorageError(
             f"{trial}: its model is not kept; a search keeps those of each method's {KEPT} best, and a fork has none "
-            f"that the search it comes from had removed"
+            f"that the search it comes from had removed; raypo enqueue has its values trained again"
         )
     return model
 

@@ -37,9 +37,14 @@ def location_of(storage: str, name: str) -> str:
     """
     if name == _ARTIFACTS:
         raise StorageError(f"{name!r} is no name of a search: {storage} keeps there what searches share; take another")
-    if not NAME.match(name) or ".." in name:
+    if not is_name(name):
         raise StorageError(f"{name!r} is no name of a search; a name has letters, digits, '_', '-' and '.'")
     return _below(storage, name)
+
+
+def is_name(name: str) -> bool:
+    """Whether a search can be called so."""
+    return bool(NAME.match(name)) and ".." not in name and name != _ARTIFACTS
 
 
 def artifact_store(storage: str) -> Store:

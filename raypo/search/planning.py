@@ -8,6 +8,7 @@ where further seeds are for promising trials alone.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any
 from raypo import yaml
 from raypo.data.batches import Plan as Batches
 from raypo.data.tokens import TokenSet
+from raypo.errors import StorageError
 from raypo.search.budget import Accounts, Budget
 from raypo.search.folders import artifact_store, location_of
 from raypo.search.forecast import Memory, Probe, memory_of, probe
@@ -24,7 +26,7 @@ from raypo.search.preflight import check
 from raypo.search.questions import Questions, questions_of
 from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row
-from raypo.search.searches import opened, targets
+from raypo.search.searches import SearchFolder, opened, targets
 from raypo.search.trialing import optimisation_of
 from raypo.spaces import Space, Value, corners
 from raypo.study import Study
@@ -137,16 +139,27 @@ def device_s(study: Study, found: Probe, label: str, tokens: int) -> float:
 def earlier(study: Study) -> tuple[dict[str, float], str] | None:
     """Median device-seconds of one training by method in the newest search that trained the same, with its name."""
     names = WorkingCopy(location_of(study.storage, study.name)).neighbours()
-    known_ones = [opened(study.storage, name) for name in names]
-    for search in sorted(known_ones, key=lambda search: -(search.path / "search.json").stat().st_mtime):
+    found: list[SearchFolder] = []
+    for name in names:
+        with contextlib.suppress(StorageError):  # a folder that was renamed
+            found.append(opened(study.storage, name))
+    for search in sorted(found, key=lambda search: -(search.path / "search.json").stat().st_mtime):
         if not _trains_the_same(study.written(), yaml.load_file(search.path / "study.yaml")):
             continue
-        accounts = Accounts(replace(row, cost_s=_own_seed_s(row)) for row in search.ledger.rows())
-        costs = {label: accounts.typical(label) for label in study.methods}
-        known = {label: cost for label, cost in costs.items() if cost is not None}
+        known = _costs(study, search)
         if known:
             return known, f"what trials of {search.name} cost"
     return None
+
+
+def _costs(study: Study, search: SearchFolder) -> dict[str, float]:
+    """What one training of each method has cost in a search; nothing where its ledger cannot be read."""
+    try:
+        accounts = Accounts(replace(row, cost_s=_own_seed_s(row)) for row in search.ledger.rows())
+    except StorageError:
+        return {}
+    costs = {label: accounts.typical(label) for label in study.methods}
+    return {label: cost for label, cost in costs.items() if cost is not None}
 
 
 def _own_seed_s(row: Row) -> float:

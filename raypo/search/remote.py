@@ -22,7 +22,7 @@ from raypo.artifacts import hash_of
 from raypo.artifacts.mirror import ObjectNote, open_filesystem, replace_file
 from raypo.artifacts.store import cache_home
 from raypo.errors import RaypoError, StorageUnavailable
-from raypo.search.folders import is_remote, parts
+from raypo.search.folders import is_name, is_remote, parts
 
 if TYPE_CHECKING:
     from raypo.search.lease import Held
@@ -66,12 +66,13 @@ class WorkingCopy:
     def neighbours(self) -> list[str]:
         """Names of the searches in the same storage."""
         if self._files is None:
-            return sorted(found.parent.name for found in self.path.parent.glob("*/search.json"))
+            found_here = [found.parent.name for found in self.path.parent.glob("*/search.json")]
+            return sorted(filter(is_name, found_here))
         with self._reaching():
             base = fs.FileSelector(self._base.rpartition("/")[0], allow_not_found=True)
             folders = [info.path for info in self._files.get_file_info(base) if info.type is fs.FileType.Directory]
             found = self._files.get_file_info([f"{folder}/search.json" for folder in folders]) if folders else []
-        return sorted(Path(info.path).parent.name for info in found if info.is_file)
+        return sorted(filter(is_name, (Path(info.path).parent.name for info in found if info.is_file)))
 
     # There and back -------------------------------------------------------------------------------------------------
 

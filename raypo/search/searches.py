@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
@@ -187,10 +188,15 @@ def opened(storage: str, name: str) -> SearchFolder:
     """An existing search.
 
     Raises:
-        StorageError: there is none of that name.
+        StorageError: there is none of that name, or its folder was called otherwise when it was made.
     """
     search = _at(storage, name)
-    _ = search.settings
+    own = search.settings["name"]
+    if own != name:
+        raise StorageError(
+            f"{name}: is the folder of the search {own}, whose ledger knows it by that name alone; call the folder "
+            f"{own} again; raypo fork {own} {name} makes a search of another name of it"
+        )
     return search
 
 
@@ -217,6 +223,8 @@ def targets(study: Study) -> dict[str, int | None]:
 
 def check_extension(study: Study, trials: int, hours: float) -> None:
     """Refuse trials for a grid, which has all its cells, or where the budget decides, and hours without a budget."""
+    if not math.isfinite(hours):
+        raise StudyError(f"--hours: needs a number of hours, got {hours}")
     if hours and not Budget.of(study, 0).limited:
         raise StudyError("--hours: this search has no budget; --trials adds trials")
     if trials and study.search.sampler == "grid":

@@ -80,6 +80,7 @@ def test_trials_are_paused_and_stopped_values_enqueued_and_methods_added_and_dro
         (["drop-method", "played", "nosuch"], "nosuch: no such method in this search; there are dpo, ipo"),
         (["enqueue", "played", "--method", "dpo", "--set", "beta=true"], "dpo.beta: got True, outside of the axis"),
         (["enqueue", "played", "--method", "dpo", "--set", "beta=.nan"], "dpo.beta: got nan, outside of the axis"),
+        (["extend", "played", "--hours", "inf"], "--hours: needs a number of hours, got inf"),
         (["extend", "played", "--hours", "1"], "--hours: this search has no budget; --trials adds trials"),
     ],
 )

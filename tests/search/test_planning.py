@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,19 @@ def test_an_earlier_search_tells_what_trials_cost(tmp_path: Path) -> None:
     assert earlier(study_with(tmp_path, training={"epochs": 3})) is None
     made = plan(study, lambda _: None)
     assert made.device_hours == pytest.approx(3 * 120 / 3600)
+
+
+def test_earlier_searches_that_cannot_be_read_tell_nothing(tmp_path: Path) -> None:
+    study = study_with(tmp_path)
+    for name in ("damaged", "whole", "renamed"):
+        Played(searches.create(study, name)).run()
+    (tmp_path / "renamed").rename(tmp_path / "copy")
+    journal = tmp_path / "damaged" / "ledger.journal"
+    journal.write_bytes(b"garbage\n" + journal.read_bytes())
+    os.utime(tmp_path / "damaged" / "search.json", (2e9, 2e9))
+    found = earlier(study)
+    assert found is not None
+    assert found[1] == "what trials of whole cost"
 
 
 def test_an_earlier_search_with_several_seeds_tells_what_one_of_them_costs(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from raypo.search.folders import artifact_store
 from raypo.search.jobs import Job
 from raypo.search.keeping_up import kept_up
 from raypo.search.lease import lease
-from raypo.search.searches import SearchFolder, create, discard_if_empty
+from raypo.search.searches import SearchFolder, create, discard_if_empty, opened
 from raypo.search.sharing import prune
 
 
@@ -80,3 +80,19 @@ def test_what_a_running_search_needs_is_not_removed(storage: str) -> None:
         prune(storage, 0)
     assert [artifact.kind for artifact in prune(storage, 0)] == ["tokens"]
     assert artifact_store(storage).list() == ()
+
+
+def test_a_folder_that_was_renamed_says_which_search_it_is(storage: str, tmp_path: Path) -> None:
+    """Its ledger knows it by its own name, so under another one it would seem to have no trials."""
+    Played(new(storage)).run()  # type: ignore[arg-type]
+    (tmp_path / "kept" / "played").rename(tmp_path / "kept" / "older")
+    with pytest.raises(StorageError, match=r"older: is the folder of the search played, .* call the folder played"):
+        opened(storage, "older")
+
+
+def test_a_folder_whose_name_no_search_can_have_is_in_nobodys_way(storage: str, tmp_path: Path) -> None:
+    new(storage)  # type: ignore[arg-type]
+    (tmp_path / "kept" / "played").rename(tmp_path / "kept" / "played (copy)")
+    assert prune(storage, 0.0) == ()
+    with pytest.raises(StorageError, match=r"no search of that name in .*; raypo search FILE starts one"):
+        opened(storage, "other")
