@@ -40,6 +40,10 @@ READY = 8
 LOOK_EVERY_S = 0.5
 """How soon a command is heeded while slots do the finals."""
 
+PAUSED_EARLY = (
+    "pausing: what all trials share is made to its end, for it has no checkpoint, and none begins before raypo resume"
+)
+
 
 class Watcher(Protocol):
     """Who follows a search: the terminal, W&B."""
@@ -96,7 +100,7 @@ def run(
         with slots_open(study, search.name, search.path, bench, settings, revision) as cluster:
             cluster.held = held
             watcher.started(search.name, search.path, study)
-            _prepare(cluster, watcher, lambda: any(c.halts == "stop" and c.asked >= since for c in commands.open()))
+            _prepare(cluster, watcher, lambda: _is_to_stop(commands, since))
             search.copy.pull(origins_file(search.path))
             conductor = _conductor(search, study, ledger, cluster)
             conductor.listen(watcher.event)
@@ -196,6 +200,15 @@ def _done(conductor: LedgerConductor, cluster: Cluster, search: SearchFolder, jo
         cluster.forget(job.trial)
     if left:
         raise _LeftForLater
+
+
+def _is_to_stop(commands: Commands, since: float) -> bool:
+    """Whether a search that is prepared is to stop; a pause is answered, and heeded once that is done."""
+    halting = [command for command in commands.open() if command.halts and command.asked >= since]
+    for command in halting:
+        if command.halts == "pause":
+            commands.close(command, PAUSED_EARLY)
+    return any(command.halts == "stop" for command in halting)
 
 
 def _prepare(cluster: Cluster, watcher: Watcher, stopped: Callable[[], bool]) -> None:

@@ -79,6 +79,25 @@ def test_a_search_that_is_stopped_while_it_prepares_does_not_wait_for_that(stub_
     assert search.ledger.rows() == []
 
 
+def test_a_pause_is_answered_while_the_search_prepares(stub_study: Study) -> None:
+    search = searches.create(stub_study)
+    (search.path / "prepare_s").write_text("2")
+    answers: list[str | None] = []
+
+    class Pausing(Silent):
+        def started(self, *_: object) -> None:
+            Commands(search.ledger).send("pause", trial=None)
+
+        def running(self, *_: object) -> None:
+            answers.extend(command.answer for command in Commands(search.ledger).all())
+            Commands(search.ledger).send("stop", trial=None)
+
+    driver.run(search, stub_study, Pausing(), bench="stub_bench:StubBench")
+    assert answers == [driver.PAUSED_EARLY]
+    assert Commands(search.ledger).standing().halted
+    assert search.ledger.rows() == []
+
+
 @pytest.mark.slow
 def test_a_stopped_search_goes_on(stub_study: Study) -> None:
     search = searches.create(stub_study)
