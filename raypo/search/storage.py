@@ -22,7 +22,7 @@ def open_storage(where: str | Path) -> BaseStorage:
     path = str(where)
     try:
         return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StorageError(
             f"{path}: holds a line that cannot be read ({error}); raypo resume mends the end of a journal, and says "
             f"which line is damaged where that is not the last"

@@ -56,8 +56,9 @@ def test_whoever_reads_writes_nothing_so_that_a_torn_tail_can_still_be_mended(jo
     assert "torn off" in str(mend(journal))
 
 
-def test_a_line_that_cannot_be_read_is_a_sentence(journal: Path) -> None:
-    journal.write_bytes(b"garbage\n" + journal.read_bytes())
+@pytest.mark.parametrize("garbage", [b"garbage\n", b'{"op_code": "\xff\xfe"}\n'])
+def test_a_line_that_cannot_be_read_is_a_sentence(journal: Path, garbage: bytes) -> None:
+    journal.write_bytes(garbage + journal.read_bytes())
     with pytest.raises(StorageError, match=r"journal: holds a line that cannot be read .*raypo resume"):
         Ledger(journal, "s")
 

@@ -80,6 +80,8 @@ def test_another_process_reads_the_same(ledger: Ledger, tmp_path: Path) -> None:
     other = Ledger(tmp_path / "ledger.journal", "s")
     assert other.labels() == ["dpo", "ipo"]
     assert other.row("dpo-0000") == row
+    with pytest.raises(StorageError, match="no trial 'dpo-²'"):
+        ledger.row("dpo-²")
     with pytest.raises(StorageError, match="no trial 'dpo-0009'"):
         other.row("dpo-0009")
 
