@@ -58,7 +58,7 @@ class Hindrance(RaypoError):
 
 
 class JudgeUnavailable(JudgeError, Hindrance):
-    """A judge answers nobody any more: its server is down or refuses, or its budget is spent."""
+    """A judge does not answer, or not often enough: its server is down or refuses, or its budget is spent."""
 
 
 class StorageUnavailable(StorageError, Hindrance):

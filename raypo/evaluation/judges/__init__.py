@@ -29,13 +29,15 @@ class Verdict:
 
     score: share in [0, 1] that goes to `answer` (1 win, 0.5 tie), nan where the judge failed; orders: the same score
     with the answer shown first and shown second, for judges that read both answers at once; ratings: the answer's and
-    the opponent's own mark, for judges that read one at a time; failure: why there is no score.
+    the opponent's own mark, for judges that read one at a time; failure: why there is no score; unanswered: whether
+    there may be one when the judge is asked again.
     """
 
     score: float
     orders: tuple[float, ...] = ()
     ratings: tuple[float, ...] = ()
     failure: str | None = None
+    unanswered: bool = False
 
     @property
     def parsed(self) -> bool:
@@ -43,7 +45,10 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """Gives a verdict for each comparison; raises JudgeError when more than a stated share fails."""
+    """Gives a verdict for each comparison; raises JudgeError when more than a stated share fails.
+
+    That is a JudgeUnavailable where what fails was not answered.
+    """
 
     @property
     def name(self) -> str:

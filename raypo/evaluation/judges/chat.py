@@ -38,6 +38,10 @@ class Unanswered(Exception):
     """One question got no answer; `str()` says why, without secrets."""
 
 
+class Rejected(Unanswered):
+    """One question that would get no answer later either: too long, or of a form that the server does not take."""
+
+
 @dataclass(frozen=True)
 class Patience:
     """Attempts at one question, seconds for each, and the longest wait between two of them."""
@@ -95,8 +99,10 @@ class ChatServer:
             reply = retrying(self._once, messages, decoding)
         except REFUSED as error:
             raise JudgeUnavailable(f"judge llm: {self.model}: {self._plain(error)}") from None
-        except (openai.OpenAIError, json.JSONDecodeError) as error:
-            raise self._in_vain(self._plain(error)) from None
+        except RETRIED as error:
+            raise self._in_vain(Unanswered(self._plain(error))) from None
+        except openai.OpenAIError as error:
+            raise self._in_vain(Rejected(self._plain(error))) from None
         self._failures = 0
         self.spending.add(reply)
         return reply
@@ -121,11 +127,11 @@ class ChatServer:
                 self._client = self.address.open(self.patience.timeout_s)
             return self._client
 
-    def _in_vain(self, reason: str) -> Exception:
+    def _in_vain(self, reason: Unanswered) -> Exception:
         with self._lock:
             self._failures += 1
             if self._failures < IN_A_ROW:
-                return Unanswered(reason)
+                return reason
             self._failures = 0
         told = f"{IN_A_ROW} questions in a row got no answer, the last: {reason}"
         return JudgeUnavailable(f"judge llm: {self.model}: {told}")

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from raypo.artifacts import hash_folder
 from raypo.errors import JudgeError
 from raypo.evaluation.judges.cache import MarkCache
-from raypo.evaluation.judges.chat import Address, ChatServer, Patience, Unanswered
+from raypo.evaluation.judges.chat import Address, ChatServer, Patience, Rejected, Unanswered
 from raypo.evaluation.judges.marks import Answer, Mark, Question
 from raypo.evaluation.judges.replay import Recorded
 from raypo.evaluation.judges.spending import Budget, Spending
@@ -137,7 +137,7 @@ class ChatJudge:
         try:
             reply = self.source.ask(question(), self.decoding)
         except Unanswered as reason:
-            return Mark(math.nan, str(reason))
+            return Mark(math.nan, f"no answer: {reason}", unanswered=not isinstance(reason, Rejected))
         value = self.template.read(reply)
         if value is None:
             return Mark(math.nan, f"the reply cannot be read as a {self.template.name} verdict: {reply.text[:80]!r}")

@@ -29,10 +29,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Mark:
-    """A rating of an answer, or the probability that the first of two is better; nan with the reason of a failure."""
+    """A rating of an answer, or the probability that the first of two is better; nan with the reason of a failure.
+
+    unanswered: whether it failed for want of an answer, which may come when the question is asked again.
+    """
 
     value: float
     failure: str | None = None
+    unanswered: bool = False
 
 
 class Rater(Protocol):

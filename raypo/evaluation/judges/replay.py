@@ -11,7 +11,7 @@ from typing import Any
 
 from raypo.errors import JudgeError
 from raypo.evaluation.judges.cache import content_key
-from raypo.evaluation.judges.chat import ChatServer, Unanswered
+from raypo.evaluation.judges.chat import ChatServer, Rejected
 from raypo.evaluation.judges.templates import Reply
 
 
@@ -27,12 +27,12 @@ class Recorded:
             raise JudgeError(f"{path}: no recorded replies here; record them with a server first")
 
     def ask(self, messages: list[dict[str, str]], decoding: Mapping[str, Any]) -> Reply:
-        """The recorded reply, else the server's; raises Unanswered where there is neither."""
+        """The recorded reply, else the server's; raises Rejected where there is neither."""
         key = content_key({"model": self.model}, [messages, decoding])
         if key in self._replies:
             return self._replies[key]
         if self.server is None:
-            raise Unanswered(f"{self.path.name} holds no reply to this question")
+            raise Rejected(f"{self.path.name} holds no reply to this question")
         reply = self.server.ask(messages, decoding)
         with self._lock, self.path.open("a") as file:
             file.write(json.dumps({"key": key, "reply": asdict(reply)}) + "\n")

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from raypo.errors import JudgeError
+from raypo.errors import JudgeError, JudgeUnavailable
 from raypo.evaluation.judges import Comparison, Verdict
 from raypo.evaluation.judges.cache import MarkCache
 from raypo.evaluation.judges.marks import Answer, Comparer, Mark, Question, Rater, ask
@@ -46,8 +46,9 @@ class RatingJudge:
         ratings = (own.value, other.value)
         if item.answer == item.opponent:
             return Verdict(0.5, ratings=ratings)
-        failure = own.failure or other.failure
-        return Verdict(math.nan if failure else self.preference(*ratings), ratings=ratings, failure=failure)
+        failed = _failed(own, other)
+        score = math.nan if failed.failure else self.preference(*ratings)
+        return Verdict(score, ratings=ratings, failure=failed.failure, unanswered=failed.unanswered)
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,18 @@ def logistic(own: float, other: float) -> float:
 def checked(verdicts: list[Verdict], name: str, max_failed: float, of: int | None = None) -> list[Verdict]:
     """The verdicts, unless more than the share `max_failed` has none: then JudgeError with the commonest reason.
 
-    `of` is how many comparisons there are in all, where these verdicts are the first of them.
+    It is JudgeUnavailable where those without an answer make the difference. `of` is how many comparisons there are in
+    all, where these verdicts are the first of them.
     """
-    failures = Counter(v.failure for v in verdicts if not v.parsed)
-    if failures.total() > max_failed * (of or len(verdicts)):
-        reason, times = failures.most_common(1)[0]
-        raise JudgeError(
-            f"judge {name}: no verdict on {failures.total()} of {of or len(verdicts)} comparisons, at most "
+    failures = [v for v in verdicts if not v.parsed]
+    unreadable = [v for v in failures if not v.unanswered]
+    limit = max_failed * (of or len(verdicts))
+    if len(failures) > limit:
+        judges_fault = len(unreadable) <= limit
+        blamed = [v for v in failures if v.unanswered] if judges_fault else failures
+        reason, times = Counter(v.failure for v in blamed).most_common(1)[0]
+        raise (JudgeUnavailable if judges_fault else JudgeError)(
+            f"judge {name}: no verdict on {len(failures)} of {of or len(verdicts)} comparisons, at most "
             f"{max_failed:.0%} may fail; {times} of them: {reason}"
         )
     return verdicts
@@ -111,6 +117,12 @@ def _swapped(item: Comparison) -> Question:
 
 def _both_orders(shown_first: Mark, shown_second: Mark) -> Verdict:
     orders = (shown_first.value, 1 - shown_second.value)
-    failure = shown_first.failure or shown_second.failure
+    failed = _failed(shown_first, shown_second)
     # One readable order is no verdict: judges favour a place, and only both orders cancel that.
-    return Verdict(math.nan if failure else sum(orders) / 2, orders=orders, failure=failure)
+    score = math.nan if failed.failure else sum(orders) / 2
+    return Verdict(score, orders=orders, failure=failed.failure, unanswered=failed.unanswered)
+
+
+def _failed(one: Mark, other: Mark) -> Mark:
+    """The mark by which a verdict fails, one that was answered before one that was not; either where none did."""
+    return min(one, other, key=lambda mark: (mark.failure is None, mark.unanswered))

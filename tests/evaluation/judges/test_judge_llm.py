@@ -122,6 +122,24 @@ def test_failures_are_counted_and_too_many_fail_the_evaluation_with_the_reason(s
         llm("gpt-x", "hh", **FAST).judge(ITEMS)
 
 
+@pytest.mark.parametrize(
+    ("trouble", "hinders"),
+    [(failed(503, "overloaded"), True), (failed(429, "slow down"), True), (failed(400, "too long"), False)],
+)
+def test_a_server_that_leaves_some_questions_unanswered_is_to_blame_for_it(
+    service: ChatService, tmp_path: Path, trouble: Answered, hinders: bool
+) -> None:
+    """Unlike one that rejects a question for what it is; what was answered is not asked again."""
+    service.reply = lambda request: trouble if "question 3" in asked(request) else honest(request)
+    with pytest.raises(JudgeError, match=r"no verdict on 1 of 4 comparisons, .* no answer: ") as caught:
+        llm("gpt-x", "hh", **FAST, cache=MarkCache(tmp_path)).judge(ITEMS)
+    assert isinstance(caught.value, JudgeUnavailable) is hinders
+    before = len(service.requests)
+    service.reply = honest
+    assert all(v.parsed for v in llm("gpt-x", "hh", **FAST, cache=MarkCache(tmp_path)).judge(ITEMS))
+    assert len(service.requests) - before == 2
+
+
 def test_one_readable_order_is_no_verdict(service: ChatService) -> None:
     def reply(request: dict[str, Any]) -> Answered:
         return honest(request) if asked(request).index("good") < asked(request).index("poor") else said("hm")

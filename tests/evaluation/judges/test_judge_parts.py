@@ -3,18 +3,20 @@
 import errno
 import math
 import os
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raypo.errors import JudgeError
+from raypo.errors import JudgeError, JudgeUnavailable
 from raypo.evaluation.judges import Comparison, Verdict
 from raypo.evaluation.judges.cache import MarkCache, SharedLines, content_key
+from raypo.evaluation.judges.marks import Mark, Question
 from raypo.evaluation.judges.rule import imported, rule
 from raypo.evaluation.judges.templates import ALPACA_EVAL, HH, MT_BENCH_PAIR, MT_BENCH_SINGLE, TLDR, Reply
-from raypo.evaluation.judges.verdicts import checked, logistic, win_tie_loss
+from raypo.evaluation.judges.verdicts import PairJudge, checked, logistic, win_tie_loss
 
 
 def test_the_rule_judge_scores_wins_ties_and_losses() -> None:
@@ -49,6 +51,30 @@ def test_the_commonest_reason_is_named_when_too_many_fail() -> None:
     assert checked(verdicts, "j", 0.75) == verdicts
     with pytest.raises(JudgeError, match="no verdict on 3 of 4 comparisons, at most 70% may fail; 2 of them: late"):
         checked(verdicts, "j", 0.7)
+
+
+def test_an_answer_that_cannot_be_read_is_not_made_up_for_by_one_that_did_not_come() -> None:
+    """Two of ten may fail: the search is stopped only where the verdicts that are missing would not be too many."""
+    silent, odd = Verdict(math.nan, failure="late", unanswered=True), Verdict(math.nan, failure="odd")
+    given = [Verdict(1.0)] * 6
+    with pytest.raises(JudgeUnavailable, match=r"no verdict on 4 of 10 comparisons, .*; 2 of them: late"):
+        checked([*given, odd, odd, silent, silent], "j", 0.2)
+    with pytest.raises(JudgeError) as caught:
+        checked([*given, odd, odd, odd, silent], "j", 0.2)
+    assert not isinstance(caught.value, JudgeUnavailable)
+
+
+def test_a_comparison_with_one_unreadable_order_stays_unreadable() -> None:
+    class Half:
+        name = "half"
+        identity: Mapping[str, Any] = {"judge": "half"}
+
+        def compare(self, questions: Sequence[Question]) -> list[Mark]:
+            late, odd = Mark(math.nan, "late", unanswered=True), Mark(math.nan, "odd")
+            return [late, odd, Mark(1.0), late][: len(questions)]
+
+    verdicts = PairJudge(Half(), max_failed=1).judge([Comparison("p", "a", "b"), Comparison("q", "a", "b")])
+    assert [(v.failure, v.unanswered) for v in verdicts] == [("odd", False), ("late", True)]
 
 
 def _write(folder: Path, name: str) -> None:
