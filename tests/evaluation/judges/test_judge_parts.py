@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from raypo.errors import JudgeError, JudgeUnavailable
@@ -77,25 +78,55 @@ def test_a_comparison_with_one_unreadable_order_stays_unreadable() -> None:
     assert [(v.failure, v.unanswered) for v in verdicts] == [("odd", False), ("late", True)]
 
 
+def _key(name: str) -> str:
+    return content_key({"judge": "j"}, name)
+
+
 def _write(folder: Path, name: str) -> None:
     cache = MarkCache(folder)
     for i in range(50):
-        cache.put(f"{name}{i}", i / 50)
+        cache.put(_key(f"{name}{i}"), i / 50)
 
 
 def test_processes_share_marks_without_waiting_for_each_other(tmp_path: Path) -> None:
     context = get_context("fork")
     writers = [context.Process(target=_write, args=(tmp_path, name)) for name in "abc"]
-    for writer in writers:
-        writer.start()
     reader = MarkCache(tmp_path)
     for writer in writers:
+        writer.start()
+        reader.look_up([_key("a0")])
+    for writer in writers:
         writer.join()
-    found = reader.look_up(f"{name}{i}" for name in "abc" for i in range(50))
-    assert len(found) == 150
-    assert found["b10"] == 0.2
+    found = reader.look_up(_key(f"{name}{i}") for name in "abc" for i in range(50))
+    assert found == {_key(f"{name}{i}"): i / 50 for name in "abc" for i in range(50)}
     _write(tmp_path, "d")
-    assert reader.look_up(["d49", "absent"]) == {"d49": 0.98}
+    assert reader.look_up([_key("d49"), _key("absent")]) == {_key("d49"): 0.98}
+
+
+def test_every_mark_is_found_again_bit_for_bit(tmp_path: Path) -> None:
+    """Keys that begin and end with zeros, and marks of every size, asked for in any order."""
+    keys = ["00" * 16, "00" * 15 + "01", "01" + "00" * 15, "ff" * 16, *(_key(str(i)) for i in range(100))]
+    marks = dict(zip(keys, [0.0, -1e300, 5e-324, 1 / 3, *np.random.default_rng(0).normal(size=100)], strict=True))
+    cache = MarkCache(tmp_path)
+    assert cache.look_up(keys) == {}
+    for i, (key, mark) in enumerate(marks.items()):
+        cache.put(key, mark)
+        assert list(cache.look_up(keys)) == keys[: i + 1]
+    assert cache.look_up(reversed(keys)) == MarkCache(tmp_path).look_up(keys) == marks
+
+
+@pytest.mark.parametrize("kept", [0, 12, 16, 20, 31])
+def test_a_mark_that_a_crash_tore_is_none(tmp_path: Path, kept: int) -> None:
+    """A part of it at the end of its file, or zeros in place of what did not reach the disk."""
+    cache = MarkCache(tmp_path)
+    cache.put(_key("whole"), 0.25)
+    cache.put(_key("torn"), 0.75)
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[: 32 + kept])
+    assert MarkCache(tmp_path).look_up([_key("whole"), _key("torn")]) == {_key("whole"): 0.25}
+    file.write_bytes(content[: 32 + kept].ljust(96, b"\0"))
+    assert MarkCache(tmp_path).look_up([_key("whole"), _key("torn"), "00" * 16]) == {_key("whole"): 0.25}
 
 
 def test_a_line_that_was_never_finished_is_not_read_until_it_is(tmp_path: Path) -> None:
@@ -119,7 +150,7 @@ def test_a_line_that_a_full_disk_tore_is_passed_over_and_none_is_written_on(
 
     def full(path: Path, *how: Any) -> Any:
         file = opened(path, *how)
-        file.write('["torn", ')
+        file.write(b'["torn", ')
         file.close()
         raise OSError(errno.ENOSPC, "No space left on device")
 
