@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,16 +123,26 @@ def _trainable(study: Study, model: Any, total: int) -> int:
 def probe(materials: Materials, tokens: Mapping[str, TokenSet], say: Callable[[str], None]) -> Probe:
     """Train a few steps of every method, on the real model and data, and answer a few prompts, in this process."""
     study = materials.study
-    trainer = Trainer(_setup(study, str(materials.base)))
     token_s = {}
-    try:
+    with _threads_of_a_worker(study), contextlib.closing(Trainer(_setup(study, str(materials.base)))) as trainer:
         for label, found in tokens.items():
             say(f"probing: {STEPS + 1} steps of {label} in this process")
             token_s[label] = _train(trainer, study, label, found)
         say(f"probing: {ANSWERS} answers in this process")
         return Probe(token_s, _answer(trainer, materials))
+
+
+@contextlib.contextmanager
+def _threads_of_a_worker(study: Study) -> Iterator[None]:
+    """As many threads as Ray gives a worker, which has no more of its machine than is set aside for it."""
+    import torch
+
+    own = torch.get_num_threads()
+    torch.set_num_threads(min(own, max(1, int(study.resources.cpus_per_worker))))
+    try:
+        yield
     finally:
-        trainer.close()
+        torch.set_num_threads(own)
 
 
 def _train(trainer: Trainer, study: Study, label: str, tokens: TokenSet) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from played import Played
 from test_repeats import judged
 
@@ -73,13 +75,23 @@ def test_axes_that_change_how_long_a_trial_is_count_by_their_average(tmp_path: P
     assert alone[0].steps < both.steps < alone[-1].steps
 
 
-def test_every_method_is_probed_as_it_trains(tmp_path: Path) -> None:
+def test_every_method_is_probed_as_it_trains(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Every method, on the threads that a worker has."""
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(3)
     said: list[str] = []
+    threads: set[int] = set()
+
+    def say(text: str) -> None:
+        said.append(text)
+        threads.update([torch.get_num_threads()] if text.startswith("probing") else [])
+
     study = study_with(tmp_path, resources={"zero_stage": 0})
     content = study.written() | {
         "methods": {"kto": {}, "epsilon_dpo": {"epsilon": 0.01}, "tr_dpo": {"tau": 2}, "rpo": {}}
     }
-    made = plan(build(content, "planned"), said.append)
+    made = plan(build(content, "planned"), say)
+    assert (threads, torch.get_num_threads()) == ({1}, 3)
     probed = [line.split(" of ")[1].split()[0] for line in said if line.startswith("probing: 4 steps")]
     assert probed == [method.label for method in made.methods] == ["kto", "epsilon_dpo", "tr_dpo", "rpo"]
     assert all(method.device_s is not None and method.device_s > 0 for method in made.methods)
