@@ -1,8 +1,8 @@
 """What Ray Train leaves on the cluster: places that a dead controller reserved, and controllers nobody waits for.
 
-Ray removes a placement group with its job, which is the whole search. Ray Train has a cleaner for the group of a
-controller that died, but tells it of a group only once its workers have started: a controller that dies before leaves
-its slot's place taken, and the next one waits for it for ever.
+Ray removes a placement group with its job, which is the whole search: a controller that dies leaves its slot's place
+taken, and the next one would wait for it for ever. Ray Train's own cleaner is one process more for every slot, and does
+not learn of a group before its workers have started; it is left out (`groups`).
 """
 
 from __future__ import annotations

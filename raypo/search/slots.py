@@ -85,11 +85,13 @@ class Slot:
 
     def _fit(self) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchConfig
+
+        from raypo.search.groups import GroupTrainer
 
         plan = self.plan
         resources = {"CPU": plan.cpus_per_worker, **({"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {})}
-        trainer = TorchTrainer(
+        trainer = GroupTrainer(
             serve,
             train_loop_config=vars(plan),
             torch_config=TorchConfig(backend="nccl" if plan.gpus_per_worker else "gloo", timeout_s=WAIT_S),

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.train import ControllerError, WorkerGroupError
+from ray.train import ControllerError, RunConfig, WorkerGroupError
 from ray.train.torch.config import _setup_torch_process_group
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
+from raypo.search import groups
 from raypo.search.serving import SlotPlan
 from raypo.search.slots import Slot
 
@@ -33,7 +33,7 @@ def test_who_waits_for_another_rank_waits_for_days(
         def fit(self) -> None:
             """Nothing to train."""
 
-    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
+    monkeypatch.setattr(groups, "GroupTrainer", Trainer)
     Slot(SlotPlan("hh", "slot-0", "", "", "", {}, 2, 1, gpus, "PACK", str(tmp_path)))._fit()
     config = asdict(made["torch_config"])
     assert (config["backend"], config["init_method"]) == (backend, "env")
@@ -44,6 +44,16 @@ def test_who_waits_for_another_rank_waits_for_days(
         assert options._timeout.total_seconds() == config["timeout_s"], "torch takes it as it is"
     finally:
         dist.destroy_process_group()
+
+
+def test_a_worker_group_begins_without_the_actors_that_a_slot_has_no_use_for(tmp_path: Path) -> None:
+    config = RunConfig(name="slot-0", storage_path=str(tmp_path))
+    made = [
+        type(callback).__name__
+        for callback in groups.GroupTrainer(print, run_config=config)._create_default_callbacks()
+    ]
+    assert {"BackendSetupCallback", "WorkingDirectorySetupCallback"} <= set(made)
+    assert not {"DatasetsCallback", "PlacementGroupCleanerCallback"} & set(made)
 
 
 class Group(Slot):
