@@ -19,6 +19,9 @@ class Controller:
         ray.get(self.kept.ready())
         return str(self.kept.id.hex())
 
+    def release(self) -> None:
+        ray.util.remove_placement_group(self.kept)
+
 
 def state_of(group: str) -> str:
     return str(placement_group_table()[group]["state"])
@@ -42,5 +45,5 @@ def test_what_a_dead_controller_reserved_is_free_again_and_nothing_else() -> Non
         time.sleep(0.1)
     assert [state_of(of_living), state_of(ours.id.hex())] == ["CREATED", "CREATED"]
     assert release_orphans() == 0
-    ray.kill(controllers[1])
+    ray.get(controllers[1].release.remote())
     ray.util.remove_placement_group(ours)

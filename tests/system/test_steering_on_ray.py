@@ -45,6 +45,7 @@ def test_trials_leave_and_come_back_and_a_method_joins(stub_study: Study) -> Non
         commands.send("pause", trial="dpo-0000")
         entry = {"method": "dpo", "beta": {"log_uniform": [0.1, 1.0]}}
         commands.send("add_method", method="strong", entry=entry)
+        (search.path / "step_s").write_text("0.02")  # for the jobs that know of the method
 
     driver.run(search, stub_study, Acting(("evaluated", "dpo-0000"), act), bench="stub_bench:StubBench")
     states = {trial.name: trial.state for trial in read_results(search).trials}

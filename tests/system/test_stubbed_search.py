@@ -22,6 +22,7 @@ from raypo.search.joining import NAMESPACE
 from raypo.search.lease import lease
 from raypo.search.ledger import trial_name
 from raypo.search.pool import SlotPool
+from raypo.search.results import SearchResults
 from raypo.search.samplers import make_sampler
 from raypo.search.searches import discard_if_empty
 from raypo.search.serving import SlotPlan
@@ -47,24 +48,31 @@ def test_every_trial_runs_once_and_the_best_wins(stub_study: Study) -> None:
     assert not (results.folder / "driver.lease").exists()
 
 
-def test_a_search_whose_promising_trials_alone_are_repeated_runs_to_its_end(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def promising(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchResults, list[float]]:  # noqa: ARG001
+    """A search that repeats its promising trials, and the CPUs that were free while it ran."""
     wanted = {**STUB["search"], "trials": 4, "repeats": {"seeds": 2, "promising_only": True}}
-    study = build({**STUB, "storage": str(tmp_path), "search": wanted}, "stub")
-    results, _ = run_stub(searches.create(study), study)
-    assert Counter(trial.state for trial in results.trials) == {"finished": 8}
-    repeated = {path.parent.name.partition(".")[0] for path in results.folder.glob("trials/*.r1/work.log")}
-    assert 0 < len(repeated) < 8, "some lead their method when they end, and some do not"
-
-
-def test_waiting_trials_leave_the_cluster_to_the_slots(stub_study: Study) -> None:
-    study = build({**STUB, "storage": stub_study.storage, "search": {**STUB["search"], "trials": 6}}, "stub")
+    study = build({**STUB, "storage": str(tmp_path_factory.mktemp("promising")), "search": wanted}, "stub")
     free: list[float] = []
     with ThreadPoolExecutor(1) as threads:
         run = threads.submit(run_stub, searches.create(study), study)
         while not run.done():
             free.append(ray.available_resources().get("CPU", 0.0))
             time.sleep(0.02)
-        assert len(run.result()[0].trials) == 12
+        return run.result()[0], free
+
+
+def test_a_search_whose_promising_trials_alone_are_repeated_runs_to_its_end(
+    promising: tuple[SearchResults, list[float]],
+) -> None:
+    results, _ = promising
+    assert Counter(trial.state for trial in results.trials) == {"finished": 8}
+    repeated = {path.parent.name.partition(".")[0] for path in results.folder.glob("trials/*.r1/work.log")}
+    assert 0 < len(repeated) < 8, "some lead their method when they end, and some do not"
+
+
+def test_waiting_trials_leave_the_cluster_to_the_slots(promising: tuple[SearchResults, list[float]]) -> None:
+    _, free = promising
     assert min(free) < max(free), "its slots were at work"
     assert [cpus for cpus in free if cpus != int(cpus)] == []
 
@@ -158,11 +166,11 @@ def test_an_interrupted_search_goes_on_and_can_be_extended(stub_study: Study) ->
     assert watcher.events[0] == ("drawn", "dpo-0000"), "what was unfinished comes first"
     first = next(t for t in results.trials if t.name == "dpo-0000")
     assert first.history[0].win_rate == 0.5, "an evaluation that is recorded is not made again"
-    again, _ = run_stub(search, stub_study)
-    assert [t.cost_s for t in again.trials] == [t.cost_s for t in results.trials], "nothing runs twice"
     searches.extend(search, 1)
     extended, _ = run_stub(search, stub_study)
     assert Counter(t.method for t in extended.trials) == {"dpo": 3, "simpo": 3}
+    costs = {t.name: t.cost_s for t in extended.trials}
+    assert {t.name: t.cost_s for t in results.trials}.items() <= costs.items(), "nothing runs twice"
 
 
 def test_the_best_of_each_method_are_confirmed_on_the_slots_once(tmp_path: Path) -> None:
@@ -184,6 +192,7 @@ def test_the_best_of_each_method_are_confirmed_on_the_slots_once(tmp_path: Path)
         assert (found["seeds"], found["failed"]) == (2 - len(failed), failed)
     work = {path.parent.name: path.read_text() for path in search.path.glob("trials/*.s?/work.log")}
     again, _ = run_stub(search, study)
+    assert [t.cost_s for t in again.trials] == [t.cost_s for t in results.trials], "nothing is left to run"
     assert {path.parent.name: path.read_text() for path in search.path.glob("trials/*.s?/work.log")} == work
     assert [t.confirmation for t in again.trials] == [t.confirmation for t in results.trials]
 
