@@ -161,16 +161,13 @@ def load_at_other_size(setup: EngineSetup, folder: str) -> list[tuple[float, flo
 
 
 def gradients(setups: list[EngineSetup], runs: list[tuple[Run, str]]) -> list[list[torch.Tensor]]:
-    """[run][setup] first-step gradients."""
-    table = []
-    for run, kind in runs:
-        row = []
-        for setup in setups:
-            trainer = Trainer(setup)
-            row.append(gradient(trainer, run, kind))
-            trainer.close()
-        table.append(row)
-    return table
+    """[run][setup] first-step gradients; an engine serves all runs."""
+    columns = []
+    for setup in setups:
+        trainer = Trainer(setup)
+        columns.append([gradient(trainer, run, kind) for run, kind in runs])
+        trainer.close()
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def finite(values: list[tuple[float, float]]) -> bool:
