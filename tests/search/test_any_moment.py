@@ -42,8 +42,8 @@ def begun(storage: Path, at: tuple[float, ...], settings: dict[str, Any]) -> Sea
 @pytest.mark.parametrize(
     ("settings", "at", "outcome", "state"),
     [
-        ({"trials": 9, "pruner": "median"}, (0.5, 1.0), diverging, "pruned"),
-        ({"trials": 12, "pruner": "median", "sampler": "tpe"}, THIRDS, collapsing, "median at 67%"),
+        ({"trials": 5, "pruner": "median"}, (0.5, 1.0), diverging, "pruned"),
+        ({"trials": 6, "pruner": "median", "sampler": "tpe"}, THIRDS, collapsing, "median at 67%"),
         ({"trials": 2}, (0.5, 1.0), diverging, "diverged"),
         ({"trials": 2, "repeats": {"seeds": 2}}, (0.5, 1.0), judged, "finished"),
     ],

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from raypo import yaml
+from raypo.cli import main
 from raypo.errors import DataError, StudyError
 from raypo.search.fitting import ROWS, first_records
 from raypo.search.preflight import check
@@ -245,11 +246,15 @@ def test_training_one_configuration_is_refused_too(tmp_path: Path) -> None:
     assert not (tmp_path / "searches").exists()
 
 
-def test_the_command_ends_with_2_before_ray_and_leaves_no_search_behind(tmp_path: Path) -> None:
+def test_the_command_ends_with_2_before_ray_and_leaves_no_search_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     wanted = study(tmp_path, [PAIR] * 3, "odpo", "rank_dpo")
     (tmp_path / "study.yaml").write_text(yaml.dump(wanted.written()))
-    command = [str(Path(sys.executable).with_name("raypo")), "search", str(tmp_path / "study.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2, done.stderr
-    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["methods.odpo", "methods.rank_dpo"]
+    monkeypatch.setattr(sys, "argv", ["raypo", "search", str(tmp_path / "study.yaml")])
+    monkeypatch.setattr(ray, "init", pytest.fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["methods.odpo", "methods.rank_dpo"]
     assert not (tmp_path / "searches").exists()

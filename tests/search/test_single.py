@@ -44,6 +44,13 @@ def test_the_same_run_again_has_its_result(tmp_path: Path) -> None:
     assert "is trained and judged already" in said[-1]
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A storage, and the folder of the model that was trained there."""
+    storage = tmp_path_factory.mktemp("first")
+    return storage, trained(study_of(storage))[1]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -54,10 +61,12 @@ def test_the_same_run_again_has_its_result(tmp_path: Path) -> None:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_another_run_has_nothing_of_the_first(tmp_path: Path, changes: dict[str, Any]) -> None:
-    _, before, _ = trained(study_of(tmp_path))
+def test_another_run_has_nothing_of_the_first(
+    first: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    storage, before = first
     kept = weights(before)
-    outcome, model, _ = trained(study_of(tmp_path, **changes))
+    outcome, model, _ = trained(study_of(storage, **changes))
     calm, alone, _ = trained(study_of(tmp_path / "elsewhere", **changes))
     assert outcome.evaluation == calm.evaluation
     assert weights(model) == weights(alone)
@@ -87,7 +96,7 @@ class Interrupted(Exception):
 
 
 def test_an_interrupted_run_goes_on_and_another_one_begins_anew(tmp_path: Path) -> None:
-    often = {"steps": 24, "checkpoint_every_s": 1e-6}
+    often = {"steps": 12, "checkpoint_every_s": 1e-6}
 
     def interrupt(line: str) -> None:
         if line.startswith("training 7"):
@@ -96,10 +105,10 @@ def test_an_interrupted_run_goes_on_and_another_one_begins_anew(tmp_path: Path) 
     with pytest.raises(Interrupted):
         train(study_of(tmp_path, training=often), "dpo", "train", interrupt)
     _, other, said = trained(study_of(tmp_path, training={**often, "lr": 1e-3}))
-    assert any(line.startswith("training 4%") for line in said)
+    assert any(line.startswith("training 8%") for line in said)
     assert weights(other) == weights(trained(study_of(tmp_path / "calm", training={**often, "lr": 1e-3}))[1])
     _, model, said = trained(study_of(tmp_path, training=often))
-    assert not any(line.startswith("training 4%") for line in said), "it goes on from a checkpoint"
+    assert not any(line.startswith("training 8%") for line in said), "it goes on from a checkpoint"
     assert weights(model) == weights(trained(study_of(tmp_path / "calm", training=often))[1])
 
 

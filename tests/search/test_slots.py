@@ -52,7 +52,7 @@ def test_a_worker_group_begins_without_the_actors_that_a_slot_has_no_use_for(tmp
         type(callback).__name__
         for callback in groups.GroupTrainer(print, run_config=config)._create_default_callbacks()
     ]
-    assert {"BackendSetupCallback", "WorkingDirectorySetupCallback"} <= set(made)
+    assert {"AcceleratorSetupCallback", "BackendSetupCallback"} <= set(made)
     assert not {"DatasetsCallback", "PlacementGroupCleanerCallback"} & set(made)
 
 
