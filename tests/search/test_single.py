@@ -84,6 +84,20 @@ def test_a_file_of_other_rows_is_another_run(tmp_path: Path) -> None:
     assert weights(models[0]) != weights(models[1])
 
 
+def test_lists_of_answers_are_trained_and_judged_from_end_to_end(tmp_path: Path) -> None:
+    training = {"lr": 1e-3, "steps": None, "epochs": 2}
+    lists = {"source": "quickstart", "format": "ranked", "heldout": 0}
+    said: list[str] = []
+    study = small_study(tmp_path, methods={"rank_dpo": {"beta": 0.3}}, data=lists, training=training)
+    outcome, model = train(study, "rank_dpo", "train", said.append)
+    assert "reference log-probs of 64 examples" in said
+    assert (outcome.state, outcome.evaluation["n"]) == ("finished", 128)
+    rows = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
+    right = [row["rewards/accuracies"] for row in rows]
+    assert len(right) == 16
+    assert sum(right[8:]) > sum(right[:8]), "the same lists again, in the second epoch"
+
+
 def test_a_folder_of_a_run_says_what_it_was_made_of(tmp_path: Path) -> None:
     _, model, _ = trained(study_of(tmp_path))
     told = json.loads((model.parent / "run.json").read_text())

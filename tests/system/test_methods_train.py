@@ -50,8 +50,8 @@ OWN: dict[str, dict[str, Any]] = {
     "tr_dpo": {"tau": 8, "alpha": 0.5},
 }
 """Hyperparameters that differ from the defaults, which are for large models and long answers."""
-EVERYDAY = ("dpo", "epsilon_dpo", "kto", "offline_ppo", "rank_dpo", "rpo", "sft", "simpo", "tr_dpo")
-"""Those whose needs of the trainer cover all others'."""
+EVERYDAY = ("dpo", "epsilon_dpo", "kto", "offline_ppo", "rpo", "sft", "simpo", "tr_dpo")
+"""Those whose needs of the trainer cover all others'; lists are another search, in miniature in test_single.py."""
 LIKELIHOOD = ("asft", "cpo", "orpo", "rrhf", "slic")
 
 
@@ -155,7 +155,7 @@ def test_a_reference_that_follows_leaves_little_of_the_margin(trained: dict[str,
     assert 0 < found["rewards/margins"] < 0.7 * 0.1 * found["dpo/margins"]
 
 
-@pytest.mark.parametrize("method", ["rpo", "epsilon_dpo", "rank_dpo"])
+@pytest.mark.parametrize("method", ["rpo", "epsilon_dpo", pytest.param("rank_dpo", marks=pytest.mark.slow)])
 def test_what_trials_share_is_made_once(trained: dict[str, Trained], method: str) -> None:
     """One starting model for all searches; prompt embeddings and hidden states for the methods that ask for them."""
     store = Store(trained[method].trial.folder.parents[2] / "artifacts")
