@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import ray
 from ray import tune
@@ -12,10 +13,13 @@ from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
 from raypo.search.jobs import Job, Outcome
 
 FINISHED = Searcher.FINISHED
+
+T = TypeVar("T")
 
 
 class Conductor(Protocol):
@@ -60,10 +64,39 @@ class TrialProxy(tune.Trainable):
         """Nothing to load: the trial's state is in its folder."""
 
 
-class _Asking:
-    """Tune pickles its searcher and scheduler; the conductor stays in this process, where the ledger is."""
+class Asked:
+    """A conductor that is asked no more once it has raised, `error`.
 
-    _conductor: Conductor
+    Tune itself would make text of that, or try the trial again for ever.
+    """
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
+        self.error: Exception | None = None
+
+    def next(self, trial_id: str) -> dict[str, Any] | str | None:
+        finished: dict[str, Any] | str | None = FINISHED
+        return self._ask(lambda: self._conductor.next(trial_id), finished)
+
+    def heard(self, trial_id: str, rung: int, outcome: Outcome) -> bool:
+        return self._ask(lambda: self._conductor.heard(trial_id, rung, outcome), otherwise=False)
+
+    def left(self, trial_id: str, *, error: bool) -> None:
+        self._ask(lambda: self._conductor.left(trial_id, error=error), None)
+
+    def _ask(self, question: Callable[[], T], otherwise: T) -> T:
+        if self.error is None:
+            try:
+                return question()
+            except Exception as error:
+                self.error = error
+        return otherwise
+
+
+class _Asking:
+    """Tune pickles its searcher, scheduler and stopper; the conductor stays in this process, where the ledger is."""
+
+    _conductor: Asked
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_conductor"}
@@ -72,7 +105,7 @@ class _Asking:
 class LedgerSearcher(_Asking, Searcher):
     """Hands Tune what the conductor wants run next, and tells it what ended."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Asked) -> None:
         super().__init__(metric="outcome", mode="max")
         self._conductor = conductor
 
@@ -92,7 +125,7 @@ class LedgerSearcher(_Asking, Searcher):
 class LedgerScheduler(_Asking, FIFOScheduler):
     """Stops a trial when the ledger's pruner says so."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Asked) -> None:
         super().__init__()
         self._conductor = conductor
 
@@ -104,6 +137,19 @@ class LedgerScheduler(_Asking, FIFOScheduler):
         """The last result of a trial that ends by itself arrives here alone, one that it was stopped at again."""
         self._conductor.heard(trial.trial_id, result["rung"], _outcome(result))
         forget_ended(tune_controller)
+
+
+class LedgerStopper(_Asking, Stopper):
+    """Ends all trials at once when the conductor has raised."""
+
+    def __init__(self, conductor: Asked) -> None:
+        self._conductor = conductor
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        return False
+
+    def stop_all(self) -> bool:
+        return self._conductor.error is not None
 
 
 class NoProgress(TrialProgressCallback):
@@ -133,13 +179,14 @@ def forget_ended(controller: Any) -> None:
 
 
 def run(conductor: Conductor, concurrent: int, folder: str) -> None:
-    """Let Tune run trials until the conductor has no more."""
+    """Let Tune run trials until the conductor has no more; what the conductor raises comes out as it is."""
+    asked = Asked(conductor)
     tuner = tune.Tuner(
         # Tune wants something reserved: a byte, for a thousandth of a CPU would keep a slot's worker from a whole one.
         tune.with_resources(TrialProxy, tune.PlacementGroupFactory([{"memory": 1}])),
         tune_config=tune.TuneConfig(
-            search_alg=LedgerSearcher(conductor),
-            scheduler=LedgerScheduler(conductor),
+            search_alg=LedgerSearcher(asked),
+            scheduler=LedgerScheduler(asked),
             num_samples=-1,
             max_concurrent_trials=concurrent,
             reuse_actors=True,
@@ -148,8 +195,11 @@ def run(conductor: Conductor, concurrent: int, folder: str) -> None:
             name="tune",
             storage_path=folder,
             verbose=0,
+            stop=LedgerStopper(asked),
             callbacks=[NoProgress()],
             failure_config=tune.FailureConfig(max_failures=-1),
         ),
     )
     tuner.fit()
+    if asked.error is not None:
+        raise asked.error

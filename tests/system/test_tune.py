@@ -1,9 +1,10 @@
-"""Tune under a conductor of many trials: it runs them all and keeps none that has ended."""
+"""Tune under a conductor of many trials: it runs all, keeps none that has ended, and hides nothing that goes wrong."""
 
 from __future__ import annotations
 
 import dataclasses
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import ray
 from ray.tune.experiment import Trial
 
+from raypo.errors import StorageError
 from raypo.search import tune
 from raypo.search.jobs import Job, Outcome
 
@@ -25,6 +27,14 @@ class Pool:
     def submit(self, job: Job) -> Outcome:
         state = "finished" if job.until == 1 else "running"
         return Outcome(job.trial, state, job.until, 1, {"objective": 0.5}, 0.1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pool(local_ray: None) -> Iterator[None]:  # noqa: ARG001
+    pool = Pool.options(name="counted", namespace="counted").remote()
+    ray.get(pool.__ray_ready__.remote())
+    yield
+    ray.kill(pool)
 
 
 class Counting:
@@ -49,12 +59,42 @@ class Counting:
         self.in_memory.append(sum(isinstance(thing, Trial) for thing in gc.get_objects()))
 
 
-@pytest.mark.usefixtures("local_ray")
 def test_trials_that_have_ended_leave_the_memory(tmp_path: Path) -> None:
-    pool = Pool.options(name="counted", namespace="counted").remote()
-    ray.get(pool.__ray_ready__.remote())
     conductor = Counting()
     tune.run(conductor, CONCURRENT, str(tmp_path))
     assert len(dict(conductor.ended)) == TRIALS
     assert not any(error for _, error in conductor.ended)
     assert max(conductor.in_memory) <= 3 * CONCURRENT
+
+
+class Failing(Counting):
+    """A conductor whose ledger is away when it is asked a question."""
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self._question, self.failed = question, 0
+
+    def next(self, trial_id: str) -> dict[str, Any] | str | None:
+        self._fail("next")
+        return super().next(trial_id)
+
+    def heard(self, trial_id: str, rung: int, outcome: Outcome) -> bool:
+        self._fail(outcome.state)
+        return super().heard(trial_id, rung, outcome)
+
+    def left(self, trial_id: str, *, error: bool) -> None:
+        self._fail("left")
+        super().left(trial_id, error=error)
+
+    def _fail(self, question: str) -> None:
+        if question == self._question:
+            self.failed += 1
+            raise StorageError("the ledger does not answer")
+
+
+@pytest.mark.parametrize("question", ["next", "running", "finished", "left"])
+def test_a_ledger_that_is_away_ends_the_trials_with_its_own_words(tmp_path: Path, question: str) -> None:
+    conductor = Failing(question)
+    with pytest.raises(StorageError, match=r"^the ledger does not answer$"):
+        tune.run(conductor, CONCURRENT, str(tmp_path))
+    assert conductor.failed == 1, "it is asked no more"
