@@ -12,7 +12,7 @@ from typing import Protocol
 
 import ray
 
-from raypo.errors import ClusterError, Hindrance
+from raypo.errors import ClusterError, Hindrance, StorageUnavailable
 from raypo.search import tune
 from raypo.search.benchmarking import benchmark, finalists
 from raypo.search.cluster import Cluster, slots_open
@@ -33,6 +33,7 @@ from raypo.search.ledger import Ledger, Row
 from raypo.search.searches import SearchFolder
 from raypo.search.steering import Steering
 from raypo.study import Study
+from raypo.training.writing import is_full
 
 BENCH = "raypo.search.bench:TrialBench"
 READY = 8
@@ -76,6 +77,7 @@ def run(
         Hindrance: something that no trial can do without was not there any more; all of them are at their checkpoints.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_full_disk_told(search))
         held = stack.enter_context(lease(search.copy, search.name))
         since = time.time()
         search.pull()
@@ -119,6 +121,23 @@ def run(
                 f"{conductor.hindrance}\n{search.name} has stopped, and its trials are at their checkpoints; mend "
                 f"this, and raypo resume {search.name} goes on"
             )
+
+
+@contextlib.contextmanager
+def _full_disk_told(search: SearchFolder) -> Iterator[None]:
+    """Say what to do where the driver itself finds no room for what it writes.
+
+    Raises:
+        StorageUnavailable: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise StorageUnavailable(
+            f"{search.path}: the disk is full; make room, and raypo resume {search.name} goes on where it was"
+        ) from error
 
 
 def concurrent_trials(study: Study) -> int:

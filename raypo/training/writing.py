@@ -39,10 +39,14 @@ def write_alone(write: Callable[[], object], what: str) -> None:
     write_together(write if comm.rank() == 0 else lambda: None, what)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, or a share of it, has no room left."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _of_the_disk(error: Exception) -> str | None:
     """What a disk had against being written to, and what helps; None where it was something else that went wrong."""
     text = str(error)
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or any(word in text for word in FULL):
+    if is_full(error) or any(word in text for word in FULL):
         return "the disk is full; make room"
     return f"{text}; mend that" if isinstance(error, OSError | SafetensorError) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from played import Played, new
 
 from raypo.errors import Diverged, JudgeError, JudgeUnavailable, StorageError, StorageUnavailable
+from raypo.search import driver
 from raypo.search.checkpoints import publish
 from raypo.search.in_vain import LEAST, InVain
 from raypo.search.jobs import Job, Outcome
@@ -71,6 +73,19 @@ def test_failures_between_evaluations_stop_nothing(tmp_path: Path) -> None:
 )
 def test_which_errors_blame_no_trial(error: Exception, hinders: bool) -> None:
     assert (_fault(error) == "search") is hinders
+
+
+def test_a_driver_that_finds_no_room_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    search = new(tmp_path)
+    monkeypatch.setattr(driver, "mend", full)
+    monkeypatch.setattr(driver, "joined", lambda *_: contextlib.nullcontext())
+    with pytest.raises(
+        StorageUnavailable, match=r"played: the disk is full; make room, and raypo resume played goes on"
+    ):
+        driver.run(search, search.study(), None)  # type: ignore[arg-type]
 
 
 def test_a_model_that_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
