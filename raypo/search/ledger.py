@@ -165,7 +165,7 @@ class Ledger:
         if current.over:
             return current
         trial_id = self._id(row)
-        if reason:
+        if reason != current.reason:  # a crash may have left one of an end that did not come about
             self.storage.set_trial_user_attr(trial_id, "reason", reason)
         self.spend(current, cost_s)
         self.storage.set_trial_user_attr(trial_id, "state", state)

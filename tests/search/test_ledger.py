@@ -60,6 +60,20 @@ def test_an_evaluation_is_written_once(ledger: Ledger) -> None:
     assert [e["win_rate"] for e in again.evaluations] == [0.6]
 
 
+def test_a_trial_that_finishes_in_the_end_has_no_reason_of_an_end_that_a_crash_prevented(tmp_path: Path) -> None:
+    journal = tmp_path / "ledger.journal"
+    ledger = Ledger(journal, "s")
+    ledger.end(draw(ledger), "failed", "out of memory")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    reasoned = next(i for i, line in enumerate(lines) if b"out of memory" in line)
+    journal.write_bytes(b"".join(lines[: reasoned + 1]))
+    again = Ledger(journal, "s")
+    (row,) = again.rows()
+    assert row.state == "running"
+    row = again.end(again.record(row, 0, evaluated(row.name, 1.0, 0.7)), "finished")
+    assert (row.state, row.reason) == ("finished", None)
+
+
 def test_an_ended_trial_stays_ended(ledger: Ledger) -> None:
     row = ledger.record(draw(ledger), 0, evaluated("dpo-0000", 1.0, 0.6))
     ledger.end(row, "finished")
