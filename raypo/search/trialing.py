@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -148,8 +149,12 @@ def _forget_after(path: Path, step: int) -> None:
     """Drop the log of steps that will be taken again."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    there = path.read_text(encoding="utf-8")
+    kept = "".join(f"{line}\n" for line in there.splitlines() if _step(line) <= step)
+    if kept != there:
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(kept, encoding="utf-8")
+        os.replace(part, path)
 
 
 def _step(line: str) -> int:

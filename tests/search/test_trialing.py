@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import time
@@ -11,6 +12,7 @@ import pytest
 from small_bench import Pulse, job_of, open_bench, small_study
 
 from raypo.search.folders import location_of
+from raypo.search.trialing import _forget_after
 
 LONG = {"steps": 24}
 
@@ -51,6 +53,26 @@ def test_the_steps_up_to_an_error_are_logged_once(tmp_path: Path) -> None:
     assert bench.run(job_of(study, "dpo-0000"), Pulse()).state == "finished"
     bench.close()
     assert steps(log) == list(range(1, 25))
+
+
+def test_a_log_outlives_what_interrupts_it_where_a_trial_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "metrics.jsonl"
+    whole = "".join(f'{{"step": {step}}}\n' for step in range(1, 6))
+    log.write_text(whole + '{"st')
+
+    def torn(path: Path, *_: object, **__: object) -> None:
+        path.open("w").close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", torn)
+        with pytest.raises(OSError, match="No space left"):
+            _forget_after(log, 3)
+    assert log.read_text() == whole + '{"st'
+    _forget_after(log, 3)
+    assert steps(log) == [1, 2, 3]
 
 
 def test_the_log_of_a_failed_trial_reaches_the_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
