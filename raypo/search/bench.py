@@ -81,7 +81,10 @@ class TrialBench:
 
     def _recorded(self, record: Path) -> Any | None:
         self.copy.pull(record)
-        return read_json(record)
+        found = read_json(record)
+        if found is not None:
+            self._tidy(Outcome(**found))  # a crash may have come between
+        return found
 
     def _record(self, record: Path, outcome: Outcome) -> None:
         """Leave the record of an evaluation, after everything else that there is of it."""
@@ -90,8 +93,12 @@ class TrialBench:
         if outcome.state in ("running", "finished"):
             write_json(record, vars(outcome))
             self.copy.push(record)
+        self._tidy(outcome)
+
+    def _tidy(self, outcome: Outcome) -> None:
+        """Remove the checkpoints of a trial that is recorded as finished, which has its model."""
         if outcome.state == "finished":
-            checkpoints.forget(self.copy, folder / "checkpoints")
+            checkpoints.forget(self.copy, trial_folder(self.folder, outcome.trial) / "checkpoints")
 
     @cached_property
     def contents(self) -> Contents:

@@ -1,4 +1,4 @@
-"""A slot keeps one engine warm, and never two."""
+"""A slot keeps one engine warm, and never two, and no checkpoint of a trial that has its model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import weakref
 from pathlib import Path
 
 import pytest
-from small_bench import open_bench, small_study
+from small_bench import Pulse, job_of, open_bench, small_study
 
 from raypo.search import bench as module
 from raypo.training.settings import EngineSetup
@@ -31,3 +31,14 @@ def test_a_trainer_is_gone_before_another_takes_its_place(tmp_path: Path, monkey
     assert not bench._trainer_for({}).closed, "what was closed for one that could not be made is not taken for warm"
     assert found == [("rmsprop", True), ("adamw", True)]
     bench.close()
+
+
+def test_the_checkpoints_of_a_finished_trial_go_though_a_crash_came_between(tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    bench, job = open_bench(study, tmp_path / "small"), job_of(study, "dpo-0000")
+    first = bench.run(job, Pulse())
+    left = tmp_path / "small" / "trials" / "dpo-0000" / "checkpoints"
+    (left / "step-00000001").mkdir(parents=True)
+    assert bench.run(job, Pulse()) == first
+    bench.close()
+    assert not left.exists()
