@@ -119,7 +119,9 @@ class Steering:
             except BaseException as error:  # raised again by the driver's own thread, once its trials have ended
                 self._error = self._error or error
                 self._conductor.stopping = True
-                for name in self._to_cancel():
+                with self._conductor.lock:
+                    wanted = self._to_cancel()
+                for name in wanted:
                     self._slots.cancel(name)
 
     # Commands -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, ValuesView
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from raypo.errors import ClusterError
 from raypo.search import searches
 from raypo.search.commands import Command, Commands
 from raypo.search.jobs import Job, Outcome
+from raypo.search.ledger import Row
 from raypo.study import build
 
 ALL = ["dpo-0000", "dpo-0001", "ipo-0000", "ipo-0001"]
@@ -204,10 +205,19 @@ def test_without_a_slot_left_the_search_ends_and_says_so(tmp_path: Path) -> None
         def check(self) -> None:
             raise ClusterError("no slot is left")
 
+    class Shared(dict[str, Row]):
+        """The running trials, which Tune's thread changes at any moment that the lock is free."""
+
+        def values(self) -> ValuesView[Row]:
+            if not bare.conductor.lock._is_owned():  # type: ignore[attr-defined]
+                raise RuntimeError("dictionary changed size during iteration")
+            return super().values()
+
     search = new(tmp_path)
     bare = Bare(search)
     config = bare.conductor.next("t0")
     assert isinstance(config, dict)
+    bare.conductor.running = Shared(bare.conductor.running)
 
     def follow() -> None:
         deadline = time.monotonic() + 10
