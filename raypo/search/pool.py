@@ -214,7 +214,7 @@ class SlotPool:
         return {
             name: {
                 "trial": slot.current.trial if slot.current else None,
-                "elapsed_s": time.monotonic() - slot.since if slot.current else 0.0,
+                "elapsed_s": self._elapsed_s(slot),
                 "pulse": slot.pulse,
                 "served": slot.served,
                 "busy_s": slot.busy_s,
@@ -235,6 +235,12 @@ class SlotPool:
     def _held_s(self, state: SlotState) -> float:
         """Device-seconds for which a slot has had its job."""
         return (time.monotonic() - state.since) * self._workers
+
+    def _elapsed_s(self, state: SlotState) -> float:
+        """How long a slot's job takes so far, with what it took on slots that it was lost by."""
+        if state.current is None:
+            return 0.0
+        return (self._held_s(state) + self._spent_s.get(state.current.id, 0.0)) / self._workers
 
     async def _lost(self, job: Job, spent_s: float, error: str = "the workers' logs say why") -> None:
         self._spend(job, spent_s)

@@ -202,6 +202,7 @@ def test_work_that_came_to_nothing_is_paid_for(tmp_path: Path) -> None:
             await pool.enter("slot-0", "b", rank, "node", 2 + rank)
         again = await soon(pool.next_job("slot-0", "b", 0))
         assert again.trial == "lost"
+        assert 0.2 <= (await pool.view())["slot-0"]["elapsed_s"] < 1, "a budget knows of it before the job is done"
         await pool.finished("slot-0", "b", replace(done("lost"), cost_s=7.0), again)
         assert 7.4 <= (await soon(waiting["lost"])).cost_s < 8, "two workers had it for 0.2 s, and died"
         raises = await soon(pool.next_job("slot-0", "b", 1))
