@@ -195,7 +195,7 @@ def _finals(conductor: LedgerConductor, search: SearchFolder, cluster: Cluster, 
 def _done(conductor: LedgerConductor, cluster: Cluster, search: SearchFolder, jobs: Sequence[Job]) -> Iterator[Outcome]:
     """Have the slots do some jobs; their outcomes as they come, with what they wrote.
 
-    Where the search is stopped or paused, those that are not done checkpoint.
+    Where the search is stopped or paused, those that are not done checkpoint; who stops it waits for no benchmark.
 
     Raises:
         _LeftForLater: some are not done.
@@ -208,6 +208,8 @@ def _done(conductor: LedgerConductor, cluster: Cluster, search: SearchFolder, jo
         if conductor.stopping or conductor.halted:
             for job in jobs:
                 cluster.cancel(job.trial)
+        if conductor.stopping and jobs[0].kind == "benchmark":
+            waiting = []  # it has no checkpoint to come to
         for outcome in ray.get(done):
             if outcome.hinders:
                 conductor.hinder(outcome.reason)

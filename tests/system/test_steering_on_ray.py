@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import ray
 from stubbed import STUB, Silent, run_stub
 
 from raypo.search import driver, searches
+from raypo.search.cluster import Cluster
 from raypo.search.commands import Commands
+from raypo.search.jobs import Job, Outcome
 from raypo.search.reading import read_results
 from raypo.search.searches import SearchFolder
 from raypo.study import Study, build
@@ -97,6 +104,31 @@ def test_a_pause_is_answered_while_the_search_prepares(stub_study: Study) -> Non
     assert answers == [driver.PAUSED_EARLY]
     assert Commands(search.ledger).standing().halted
     assert search.ledger.rows() == []
+
+
+@ray.remote(num_cpus=0)
+class Measuring:
+    """A pool whose slots take long for a benchmark."""
+
+    async def submit(self, job: Job) -> Outcome:
+        await asyncio.sleep(120)
+        return Outcome(job.trial, "finished", 1.0)
+
+    async def cancel(self, trial: str) -> None: ...
+    async def forget(self, trial: str) -> None: ...
+
+
+def test_a_search_that_is_stopped_while_it_does_benchmarks_does_not_wait_for_them() -> None:
+    pool: Any = Measuring.remote()
+    conductor: Any = SimpleNamespace(stopping=False, halted=False)
+    job = Job("dpo-0000", "dpo", {}, 0, 1.0).benchmarked()
+    outcomes = driver._done(conductor, Cluster(pool, "", []), None, [job])  # type: ignore[arg-type]
+    threading.Timer(0.5, lambda: setattr(conductor, "stopping", True)).start()
+    began = time.monotonic()
+    with pytest.raises(driver._LeftForLater):
+        list(outcomes)
+    assert time.monotonic() - began < 60
+    ray.kill(pool)
 
 
 @pytest.mark.slow
