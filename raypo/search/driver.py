@@ -106,7 +106,8 @@ def run(
             search.copy.pull(origins_file(search.path))
             conductor = _conductor(search, study, ledger, cluster)
             conductor.listen(watcher.event)
-            conductor.listen(Models(search.copy, max(KEPT, study.confirm.top), ledger.rows()).heard)
+            keep = max(KEPT, study.confirm.top)
+            conductor.listen(Models(search.copy, keep, ledger.rows(), partial(_is_confirmed, ledger)).heard)
             conductor.listen(InVain(study.resources.slots, conductor.hinder).heard)
             steering = Steering(conductor, cluster, search.revise, watcher.stage, since)
             watcher.running(cluster, conductor)
@@ -138,6 +139,10 @@ def _full_disk_told(search: SearchFolder) -> Iterator[None]:
         raise StorageUnavailable(
             f"{search.path}: the disk is full; make room, and raypo resume {search.name} goes on where it was"
         ) from error
+
+
+def _is_confirmed(ledger: Ledger, trial: str) -> bool:
+    return ledger.row(trial).confirmation is not None
 
 
 def concurrent_trials(study: Study) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from raypo.data.rendering import OWN_TEMPLATE
@@ -50,8 +50,9 @@ def model_of(search: WorkingCopy, trial: str) -> Path:
     model = trial_folder(search.path, trial) / "model"
     if not search.pull_folder(model, MODEL):
         raise StorageError(
-            f"{trial}: its model is not kept; a search keeps those of each method's {KEPT} best, and a fork has none "
-            f"that the search it comes from had removed; raypo enqueue has its values trained again"
+            f"{trial}: its model is not kept; a search keeps those of each method's {KEPT} best and of those that it "
+            f"confirmed, and a fork has none that the search it comes from had removed; raypo enqueue has its values "
+            f"trained again"
         )
     return model
 
@@ -59,11 +60,14 @@ def model_of(search: WorkingCopy, trial: str) -> Path:
 class Models:
     """The models of a search: those of each method's best `keep` finished trials stay, the others are removed.
 
-    With several objectives those of its front stay too.
+    With several objectives those of its front stay too; and those of `confirmed` trials, which may win however many
+    the search finds that are better on its own prompts.
     """
 
-    def __init__(self, search: WorkingCopy, keep: int, rows: Iterable[Row]) -> None:
-        self._search, self._keep = search, keep
+    def __init__(
+        self, search: WorkingCopy, keep: int, rows: Iterable[Row], confirmed: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        self._search, self._keep, self._confirmed = search, keep, confirmed
         self._best: dict[str, list[tuple[bool, float, int, str]]] = {}
         self._front: dict[str, dict[str, tuple[float, ...]]] = {}
         for row in rows:
@@ -84,4 +88,5 @@ class Models:
                 del unbeaten[name]
             unbeaten[row.name] = new
         for loser in kept - {name for *_, name in best} - unbeaten.keys():
-            self._search.drop(trial_folder(self._search.path, loser) / "model", MODEL)
+            if not self._confirmed(loser):
+                self._search.drop(trial_folder(self._search.path, loser) / "model", MODEL)

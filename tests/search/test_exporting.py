@@ -39,6 +39,13 @@ def test_the_best_of_each_method_stay(tmp_path: Path) -> None:
     assert kept(tmp_path) == {"dpo-0004", "dpo-0005", "ipo-0004", "ipo-0005"}
 
 
+def test_the_model_of_a_confirmed_trial_stays_for_it_may_still_win(tmp_path: Path) -> None:
+    models = Models(WorkingCopy(tmp_path), 1, [ended(tmp_path, "dpo", 0, 0.5)], confirmed={"dpo-0000"}.__contains__)
+    for number, value in ((1, 0.6), (2, 0.7)):
+        models.heard("ended", ended(tmp_path, "dpo", number, value))
+    assert kept(tmp_path) == {"dpo-0000", "dpo-0002"}
+
+
 def test_a_model_is_copied_neither_onto_a_file_nor_below_one(tmp_path: Path) -> None:
     model = tmp_path / "search" / "trials" / "dpo-0000" / "model"
     model.mkdir(parents=True)
