@@ -221,7 +221,7 @@ class Ledger:
             StorageError: there is none of that name.
         """
         label, _, number = name.rpartition("-")
-        if label in self.labels() and number.isdecimal():
+        if number.isdecimal() and self._found(label) is not None:
             study_id, latest = self.study(label)._study_id, self.known(label).latest(int(number))
             with contextlib.suppress(KeyError):
                 trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, latest)

@@ -95,9 +95,21 @@ def test_another_process_reads_the_same(ledger: Ledger, tmp_path: Path) -> None:
     assert other.labels() == ["dpo", "ipo"]
     assert other.row("dpo-0000") == row
     with pytest.raises(StorageError, match="no trial 'dpo-²'"):
-        ledger.row("dpo-²")
+        other.row("dpo-²")
     with pytest.raises(StorageError, match="no trial 'dpo-0009'"):
         other.row("dpo-0009")
+
+
+def test_a_trial_is_found_without_a_look_at_all_that_a_database_holds(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = draw(ledger)
+    monkeypatch.delattr(type(ledger.storage), "get_all_studies")
+    assert ledger.row("dpo-0000") == row
+    with pytest.raises(StorageError, match="no trial 'ipo-0000'"):
+        ledger.row("ipo-0000")
+    with pytest.raises(StorageError, match="no trial '@control-0'"):
+        ledger.row("@control-0")
 
 
 def test_searches_in_one_storage_stay_apart(tmp_path: Path) -> None:
