@@ -20,6 +20,7 @@ from raypo.search.measuring import unmeasurable
 from raypo.search.opponents import OPPONENTS
 from raypo.search.pruners import make_pruner
 from raypo.search.pruning import pruner_name
+from raypo.search.searches import targets
 from raypo.search.sources import read_judge_rows
 from raypo.spaces import Space, Value, corners
 from raypo.study import Entry, Study
@@ -67,6 +68,9 @@ def check(study: Study, say: Callable[[str], None]) -> None:
         raise StudyError("\n".join(problems))
     for remark in remarks(study, variants[0]):
         say(remark)
+    if study.search.sampler == "grid":
+        cells = ", ".join(f"{label} {count}" for label, count in targets(study).items())
+        say(f"search.trials: a grid has as many trials as cells, whatever search.trials says: {cells}")
     say(f"checked: {', '.join(study.methods)} and their gradients are finite at every corner of their spaces")
 
 

@@ -14,6 +14,7 @@ from raypo.cli.common import app
 from raypo.errors import StudyError
 from raypo.search.commands import Commands
 from raypo.search.points import point_of
+from raypo.search.preflight import check
 from raypo.search.searches import SearchFolder, create
 from raypo.study import build
 
@@ -44,6 +45,12 @@ def test_a_grid_gets_no_trials_beyond_its_cells(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["extend", "played", "--trials", "2", "--storage", str(tmp_path)])
     assert isinstance(refused.exception, StudyError)
     assert Commands(search.ledger).open() == [], "nothing is left for the next driver to refuse"
+
+
+def test_how_many_trials_a_grid_has_is_said_before_it_starts(tmp_path: Path) -> None:
+    said: list[str] = []
+    check(grid(tmp_path).study(), said.append)
+    assert any(line.endswith("a grid has as many trials as cells, whatever search.trials says: dpo 4") for line in said)
 
 
 def test_a_grid_that_was_extended_all_the_same_ends_with_its_cells(tmp_path: Path) -> None:
