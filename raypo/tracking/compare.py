@@ -6,7 +6,6 @@ learning rate can look good before it over-optimises. Which of them does, `raypo
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raypo.errors import StorageError
-from raypo.evaluation.goals import as_measured, front, metric_of, value_of
+from raypo.evaluation.goals import as_measured, metric_of
 from raypo.evaluation.metrics import Metric
 from raypo.search import ranking
 from raypo.search.results import SearchResults, TrialResult, Value
@@ -103,8 +102,7 @@ class Comparison:
 
 def fully_trained(trial: TrialResult) -> bool:
     """Whether a trial may win: finished, trained to the end, and with a number to show for it."""
-    measured = trial.estimate is not None and math.isfinite(trial.estimate.win_rate)
-    return trial.state == "finished" and trial.fraction >= 1.0 and measured
+    return trial.standing is not None
 
 
 def quoted(trial: TrialResult) -> dict[str, Any]:
@@ -151,19 +149,14 @@ def maximised(results: SearchResults) -> Metric:
 
 def unbeaten(results: SearchResults, method: str) -> list[Unbeaten]:
     """The fully trained trials of a method that no other beats, the best by the first objective first."""
-    goals = goals_of(results)
-    points = {}
-    for trial in results.trials:
-        if trial.method == method and fully_trained(trial):
-            values = [value_of(measured(trial), goal) for goal in goals]
-            if None not in values:
-                points[trial.name] = (trial, [value for value in values if value is not None])
-    able = sorted(points.values(), key=lambda pair: pair[1], reverse=True)
-    return [_unbeaten(*able[i], goals) for i in front([point for _, point in able])]
+    able = ranking.contenders(trial for trial in results.trials if trial.method == method)
+    return [_unbeaten(trial, goals_of(results)) for trial in able]
 
 
-def _unbeaten(trial: TrialResult, point: Sequence[float], goals: Sequence[str]) -> Unbeaten:
-    values = {metric_of(goal).name: as_measured(value, goal) for goal, value in zip(goals, point, strict=True)}
+def _unbeaten(trial: TrialResult, goals: Sequence[str]) -> Unbeaten:
+    assert trial.standing is not None, "contenders have one"
+    told = zip(goals, trial.standing.objectives, strict=True)
+    values = {metric_of(goal).name: as_measured(value, goal) for goal, value in told}
     return Unbeaten(trial.method, trial.name, dict(trial.hyperparameters), int(quoted(trial)["n"]), values)
 
 

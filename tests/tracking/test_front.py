@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
 
-from raypo.evaluation.goals import front
+from raypo.evaluation.goals import front, value_of
 from raypo.search.results import SearchResults, TrialResult
 from raypo.tracking import charts
 from raypo.tracking.compare import as_json, caption, compare, winner
@@ -21,8 +23,19 @@ from raypo.tracking.status import to_rich
 from raypo.tracking.tables import headline, render, side_by_side, tables
 
 
-def with_objective(results: SearchResults, **keys: object) -> SearchResults:
-    return replace(results, study={**results.study, "objective": {**results.study["objective"], **keys}})
+def with_objective(results: SearchResults, **keys: Any) -> SearchResults:
+    trials = tuple(aiming(trial, keys.get("pareto", ())) for trial in results.trials)
+    study = {**results.study, "objective": {**results.study["objective"], **keys}}
+    return replace(results, study=study, trials=trials)
+
+
+def aiming(trial: TrialResult, goals: Sequence[str]) -> TrialResult:
+    """The trial as a search of several objectives leaves it."""
+    if not goals or not trial.history:
+        return trial
+    found = {**vars(trial.history[-1]), **trial.history[-1].metrics}
+    last = replace(trial.history[-1], objectives=tuple(value_of(found, goal) for goal in goals))
+    return replace(trial, history=(*trial.history[:-1], last))
 
 
 def measured(trial: TrialResult, **metrics: float) -> TrialResult:
@@ -60,7 +73,7 @@ def test_the_front_of_each_method_is_what_no_other_trial_of_it_beats(results: Se
 def test_an_estimate_of_kl_below_zero_stays_below_zero(results: SearchResults) -> None:
     searched = with_objective(results, pareto=["win_rate", "-kl"])
     best = winner(searched.trials, "dpo")
-    below = replace(best, history=(*best.history[:-1], replace(best.history[-1], kl=-0.8)))
+    below = aiming(replace(best, history=(*best.history[:-1], replace(best.history[-1], kl=-0.8))), ["win_rate", "-kl"])
     searched = replace(searched, trials=tuple(below if trial == best else trial for trial in searched.trials))
     comparison = compare(searched)
     point = next(p for p in as_json(comparison)["front"] if p["trial"] == best.name)
@@ -211,9 +224,8 @@ def places_of(drawn: go.Figure, solid: bool) -> set[tuple[float, float]]:
 
 
 def test_three_goals_are_drawn_two_by_two_and_one_goal_not_at_all(results: SearchResults) -> None:
-    searched = with_objective(results, pareto=["-length", "win_rate", "score"])
     trials = tuple(measured(trial, score=trial.number / 4) if trial.history else trial for trial in results.trials)
-    scored = replace(searched, trials=trials)
+    scored = with_objective(replace(results, trials=trials), pareto=["-length", "win_rate", "score"])
     drawn = dict(fronts(scored))
     assert list(drawn) == ["win_rate", "score"]
     assert [drawn["score"].layout[axis].title.text for axis in ("xaxis", "yaxis")] == [
