@@ -84,7 +84,8 @@ def fork(
         params = {axis: point[axis] for axis in space}
         taken[row.name] = now = ledger.next_name(row.label)
         own = (f"{row.name}/", f"{row.name}.")
-        old.copy.pull(*(old.path / "trials" / file for file in stored if file.startswith(own)))
+        old.copy.pull(*(old.path / "trials" / f for f in stored if f.startswith(own) and "/model/" not in f))
+        old.copy.pull_folder(trial_folder(old.path, row.name) / "model", MODEL)
         for suffix in ("", *_further_seeds(old.path, row.name, "rs" if same else "r")):
             _copy(old.path, search.copy, row.name, now, suffix)
         # Last, for a trial that the ledger knows is whole.
@@ -199,7 +200,15 @@ def _copy(old: Path, new: WorkingCopy, trial: str, now: str, suffix: str) -> Non
     source, to = trial_folder(old, trial + suffix), trial_folder(new.path, now + suffix)
     if not source.is_dir():
         return
-    shutil.copytree(source, to, copy_function=_link, dirs_exist_ok=True)
+    marker = source / "model" / MODEL
+    had_model = marker.exists()
+    try:
+        shutil.copytree(source, to, copy_function=_link, dirs_exist_ok=True)
+    except shutil.Error:  # raised after all that could be copied was
+        if not had_model or marker.exists():
+            raise
+    if had_model and not marker.exists():  # its search runs, and has removed the model meanwhile
+        shutil.rmtree(to / "model", ignore_errors=True)
     for record in (to / "evaluations").glob("[!.]*.json"):
         write_json(record, renamed(read_json(record), trial, now))
     new.push(*sorted(path for path in to.rglob("*") if path.is_file()))

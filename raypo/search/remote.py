@@ -125,13 +125,15 @@ class WorkingCopy:
         return (folder / marker).exists()
 
     def drop(self, path: Path, marker: str | None = None) -> None:
-        """Remove a file or folder, in the mirror first of all the file that makes it whole."""
+        """Remove a file or folder, first of all the file that makes it whole."""
         self._may_write()
         if self._files is not None:
             with self._reaching():
                 if marker is not None:
                     self._remove(path / marker)
                 self._remove(path)
+        if marker is not None:
+            (path / marker).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
 
     def release(self, folder: Path) -> None:

@@ -89,6 +89,29 @@ def test_trials_that_are_best_here_and_whose_models_are_gone_are_named(old: Sear
         copy_model(made.search.copy, made.study, "dpo-0000", old.path / "out")
 
 
+def test_a_model_that_its_search_removes_meanwhile_is_left_out_whole(
+    old: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trial_folder(old.path, "dpo-0001") / "model"
+    (model / "weights").write_text("of dpo-0001")
+    link = forking._link
+
+    def removed(source: str, to: str) -> None:
+        if Path(source).parent == model and model.exists():
+            other = model / ("weights" if source.endswith("config.json") else "config.json")
+            other.rename(old.path / "aside")  # one file is there to copy, one is not any more
+            link(source, to)
+            old.copy.drop(model, "config.json")
+        else:
+            link(source, to)
+
+    monkeypatch.setattr(forking, "_link", removed)
+    made = fork(old, "new", [])
+    assert len(made.taken) == 6
+    assert not (trial_folder(made.search.path, made.taken["dpo-0001"]) / "model").exists()
+    assert (trial_folder(made.search.path, made.taken["dpo-0000"]) / "model" / "config.json").exists()
+
+
 def test_a_fork_that_is_killed_knows_of_no_trial_without_its_files(
     old: SearchFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
