@@ -190,6 +190,7 @@ class Steering:
     def _account(self, view: Mapping[str, Mapping[str, Any]]) -> None:
         """Tell the conductor what of its budget is gone."""
         conductor, workers = self._conductor, self._conductor.budget.workers
+        self.clock.pause(conductor.halted and not conductor.running)
         conductor.wall_s = self.clock.seconds
         names = {
             name: row.name for row in conductor.running.values() for name in repeats.names(conductor.study, row.name)

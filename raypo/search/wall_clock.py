@@ -20,6 +20,7 @@ class WallClock:
         self._driver, self._noted = uuid.uuid4().hex[:8], 0.0
         self._earlier_s, self._ran_s = commands.wall_s(), 0.0
         self._counting: float | None = time.monotonic()
+        self._off, self._paused = False, False
 
     @property
     def seconds(self) -> float:
@@ -29,11 +30,19 @@ class WallClock:
     @contextlib.contextmanager
     def off(self) -> Iterator[None]:
         """What happens here takes nothing of a budget's hours."""
-        self._ran_s, self._counting = self._run_s, None
+        self._count(off=True, paused=self._paused)
         try:
             yield
         finally:
-            self._counting = time.monotonic()
+            self._count(off=False, paused=self._paused)
+
+    def pause(self, paused: bool) -> None:
+        """Count nothing while a search is paused, for no trial runs."""
+        self._count(off=self._off, paused=paused)
+
+    def _count(self, *, off: bool, paused: bool) -> None:
+        self._ran_s, self._off, self._paused = self._run_s, off, paused
+        self._counting = None if off or paused else time.monotonic()
 
     def note(self, *, now: bool) -> None:
         """Note in the ledger how long this driver has run, `now` or where the last note is old."""

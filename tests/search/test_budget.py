@@ -12,7 +12,7 @@ import pytest
 from played import Played, new, study_in
 
 from raypo.errors import StudyError
-from raypo.search import searches
+from raypo.search import searches, wall_clock
 from raypo.search.budget import Accounts, Budget, Flight, Position
 from raypo.search.commands import Commands
 from raypo.search.forking import fork
@@ -188,6 +188,27 @@ def test_hours_of_the_clock_count_over_drivers(tmp_path: Path) -> None:
     again.steering.tick()
     assert again.conductor.wall_s >= 1.2, "the first driver's hours are gone"
     assert len(again.run().states) <= len(played.states) + 4
+
+
+def test_a_pause_takes_nothing_of_the_hours_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(wall_clock.time, "monotonic", lambda: now[0])
+    search = new(tmp_path, budget={"wall_hours": 0.01}, trials=1)
+
+    def busy(_: Job) -> None:
+        now[0] += 2.0
+        if not Commands(search.ledger).all():
+            Commands(search.ledger).send("pause", trial=None)
+
+    played = Played(search, busy=busy).run()
+    for _ in range(3):
+        now[0] += 3600.0
+        played.steering.tick()
+    assert (played.states, played.conductor.wall_s) == ({"dpo-0000": "running"}, 2.0)
+    played.send("resume", trial=None)
+    with played.steering.clock.off():
+        now[0] += 3600.0
+    assert set(played.run().states.values()) == {"finished"}
 
 
 def test_hours_of_the_clock_are_not_taken_up_by_trials_of_another_search(tmp_path: Path) -> None:
