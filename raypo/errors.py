@@ -16,6 +16,19 @@ Messages read *where: what is wrong, got X; what is allowed; what to do*. No cla
 so all of them survive pickling across Ray.
 """
 
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: object, names: Iterable[object]) -> str:
+    """What the message about an unknown name ends with: `; did you mean 'beta'?`, or nothing.
+
+    >>> nearest("betta", ["beta", "lr"])
+    "; did you mean 'beta'?"
+    """
+    near = difflib.get_close_matches(str(name), [str(known) for known in names], 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
 
 class RaypoError(Exception):
     """Base of every error that raypo reports without a traceback."""

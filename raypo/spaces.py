@@ -5,7 +5,6 @@ beta: {log_uniform: [0.01, 1.0]}      lr: {choice: [3e-7, 5e-7]}      steps: {in
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,8 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+
+from raypo.errors import nearest
 
 Value = float | int | str | bool
 FORMS = ("log_uniform", "uniform", "int", "log_int", "choice")
@@ -65,9 +66,7 @@ def parse(value: Any) -> Value | Space:
         raise ValueError(f"an axis has one form, got {list(value)}; write one of {', '.join(FORMS)}")
     form, values = next(iter(value.items()))
     if form not in FORMS:
-        near = difflib.get_close_matches(str(form), FORMS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown form {form!r}; allowed: {', '.join(FORMS)}{hint}")
+        raise ValueError(f"unknown form {form!r}; allowed: {', '.join(FORMS)}{nearest(form, FORMS)}")
     if not isinstance(values, list | tuple) or not values:
         raise ValueError(f"{form} needs a non-empty list, got {values!r}")
     if form == "choice":

@@ -6,7 +6,6 @@ that no token id ever decides what is scored.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from raypo.data.records import ASSISTANT, HUMAN, Message, Record, Text, as_answer, as_messages, is_transcript
-from raypo.errors import DataError
+from raypo.errors import DataError, nearest
 
 OWN_TEMPLATE, TRANSCRIPT = "default", "transcript"
 TEMPLATES = {
@@ -167,8 +166,7 @@ def checked_template(text: str) -> str:
     if text in names:
         return text
     if "{{" not in text and "{%" not in text:
-        near = difflib.get_close_matches(text, names, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = nearest(text, names)
         raise DataError(f"got {text!r}; allowed: {', '.join(names)}, or a Jinja template, with {{{{ or {{%{hint}")
     from transformers.utils.chat_template_utils import render_jinja_template
 

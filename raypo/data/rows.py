@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from raypo.data.records import Text, is_blank
-from raypo.errors import DataError
+from raypo.errors import DataError, nearest
 
 ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
 
@@ -106,9 +105,8 @@ class Row:
             ) from error
 
     def _unknown(self, column: str) -> Any:
-        near = difflib.get_close_matches(column, list(self.values), 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"{self.where}: data.columns names {column!r}, found columns {self.found()}.{hint}")
+        hint = nearest(column, self.values)
+        raise DataError(f"{self.where}: data.columns names {column!r}, found columns {self.found()}{hint}")
 
     def found(self) -> str:
         """The names of its columns, for messages."""

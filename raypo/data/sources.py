@@ -18,7 +18,7 @@ from raypo.data.files import SUFFIXES, read_file
 from raypo.data.formats import COLUMNS, FORMATS, GATHERING, Format, recognise
 from raypo.data.records import Record
 from raypo.data.rows import Dropped, Row
-from raypo.errors import DataError
+from raypo.errors import DataError, nearest
 
 _CODE = re.compile(r"[\w.]+:\w+")
 
@@ -106,9 +106,8 @@ def _format(format: str | Mapping[str, Any], first: Row) -> tuple[Format, dict[s
     if (name, given) == ("auto", {}):
         return recognise(first), {}
     if name not in FORMATS:
-        near = difflib.get_close_matches(name, FORMATS, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"data.format: no such format {name!r}.{hint} Allowed: auto, {', '.join(FORMATS)}")
+        allowed = ", ".join(("auto", *FORMATS))
+        raise DataError(f"data.format: no such format {name!r}; allowed: {allowed}{nearest(name, FORMATS)}")
     problems: list[str] = []
     options = read_arguments(arguments_of(FORMATS[name]), given, f"data.format.{name}", problems)
     if problems:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from raypo.data.arguments import arguments_of, read_arguments
 from raypo.data.records import Record
 from raypo.data.transforms import TRANSFORMS, Reader
-from raypo.errors import StudyError
+from raypo.errors import StudyError, nearest
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,8 @@ def _parse(spec: Any, where: str, problems: list[str]) -> Transform | None:
         return None
     name, given = next(iter(spec.items()))
     if name not in TRANSFORMS:
-        near = difflib.get_close_matches(str(name), TRANSFORMS, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        problems.append(f"{where}: no such transform {name!r}.{hint} Allowed: {', '.join(TRANSFORMS)}")
+        allowed = ", ".join(TRANSFORMS)
+        problems.append(f"{where}: no such transform {name!r}; allowed: {allowed}{nearest(name, TRANSFORMS)}")
         return None
     model = arguments_of(TRANSFORMS[name])
     if not isinstance(given, Mapping):

@@ -7,7 +7,6 @@ passed to `eval`, and no other call, attribute or subscript is understood.
 """
 
 import ast
-import difflib
 import itertools
 import math
 import operator
@@ -17,7 +16,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from raypo.errors import StudyError
+from raypo.errors import StudyError, nearest
 from raypo.search.results import Value
 
 _LONGEST = 500  # characters: deeper nesting than this fits is no rule a person wrote
@@ -185,9 +184,8 @@ def _names_of(node: ast.AST, text: str, names: frozenset[str], words: frozenset[
             return {name}
         if name in words:
             return set()
-        near = difflib.get_close_matches(name, names | words, 1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise StudyError(f"rule {text!r}: no hyperparameter {name!r}.{meant} Known: {', '.join(sorted(names))}")
+        known = ", ".join(sorted(names))
+        raise StudyError(f"rule {text!r}: no hyperparameter {name!r}; known: {known}{nearest(name, names | words)}")
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
         return set()
     return set().union(*(_names_of(part, text, names, words) for part in _parts(node, text)))

@@ -13,14 +13,13 @@ from raypo.data.keys import hash_records
 from raypo.data.records import Pair
 from raypo.data.rendering import TEMPLATES, TRANSCRIPT
 from raypo.data.specs import apply_transforms, parse_transforms
-from raypo.errors import JudgeError, StudyError
+from raypo.errors import JudgeError, StudyError, nearest
 from raypo.evaluation.judges import Judge
 from raypo.evaluation.judges.cache import MarkCache
 from raypo.evaluation.judges.templates import TEMPLATES as ASKED
 from raypo.search.materials import Materials, model_folder
 from raypo.search.sources import QUICKSTART, read_judge_rows, read_records
 from raypo.study import Study
-from raypo.study.entries import nearest
 from raypo.study.objective import Judge as JudgeSection
 
 HELDOUT = 0.1

@@ -8,13 +8,12 @@ from typing import Any
 from optuna.study import StudyDirection
 
 from raypo import yaml
-from raypo.errors import StudyError
+from raypo.errors import StudyError, nearest
 from raypo.search.drawing import PRIOR, rules_of, sampler_of
 from raypo.search.ledger import Ledger
 from raypo.search.view import fits
 from raypo.spaces import Space, Value
 from raypo.study import Study
-from raypo.study.entries import nearest
 
 
 def assignments(texts: list[str]) -> dict[str, Any]:

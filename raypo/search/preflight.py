@@ -11,7 +11,7 @@ from optuna.study import StudyDirection
 
 from raypo.data.records import Record
 from raypo.data.specs import parse_transforms
-from raypo.errors import DataError, StudyError
+from raypo.errors import DataError, StudyError, nearest
 from raypo.methods import check_corners
 from raypo.search.drawing import rules_of, sampler_of
 from raypo.search.fitting import ROWS, first_prompts, first_records, framed_apart, misfits, remarks
@@ -24,7 +24,6 @@ from raypo.search.searches import targets
 from raypo.search.sources import read_judge_rows
 from raypo.spaces import Space, Value, corners
 from raypo.study import Entry, Study
-from raypo.study.entries import nearest
 from raypo.training.settings import EngineSetup
 
 CORNERS = 256

@@ -12,7 +12,6 @@ spaces its rungs by powers, the median pruner credits a collapsed trial with its
 steps to be prompts, which leaves no step for the schedule.
 """
 
-import difflib
 import math
 import zlib
 from abc import abstractmethod
@@ -26,7 +25,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 
-from raypo.errors import StudyError
+from raypo.errors import StudyError, nearest
 from raypo.search.clock import Clock, among_first, began
 from raypo.search.rows import replaced_by
 from raypo.search.samplers import label_of
@@ -70,9 +69,8 @@ def make_pruner(
         StudyError: no such pruner, or the schedule has no evaluation it could decide at.
     """
     if name not in PRUNERS:
-        near = difflib.get_close_matches(name, PRUNERS, 1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise StudyError(f"search.pruner: no pruner {name!r}.{meant} There are {', '.join(PRUNERS)}")
+        there_are = ", ".join(PRUNERS)
+        raise StudyError(f"search.pruner: no pruner {name!r}; there are {there_are}{nearest(name, PRUNERS)}")
     if name == "none":
         return NopPruner()
     rungs = rungs_of(at, first)

@@ -8,7 +8,6 @@ search repeats exactly. A failed or diverged trial has no value, but it occupies
 where training blew up.
 """
 
-import difflib
 import functools
 import hashlib
 import warnings
@@ -21,7 +20,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from raypo.errors import StudyError
+from raypo.errors import StudyError, nearest
 from raypo.search.clock import BEGAN, Clock, began
 from raypo.search.cma import CmaSampler
 from raypo.search.constraints import Rules
@@ -64,9 +63,8 @@ def make_sampler(
         StudyError: no such sampler, a package it needs is absent, or the space is not one it can search.
     """
     if name not in SAMPLERS:
-        near = difflib.get_close_matches(name, SAMPLERS, 1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise StudyError(f"search.sampler: no sampler {name!r}.{meant} There are {', '.join(SAMPLERS)}")
+        there_are = ", ".join(SAMPLERS)
+        raise StudyError(f"search.sampler: no sampler {name!r}; there are {there_are}{nearest(name, SAMPLERS)}")
     sampler = RepeatableSampler(
         name, seed, dict(space), rules=rules or Rules(), clock=clock or Clock(), startup=startup
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from raypo import yaml
-from raypo.errors import MethodError, StudyError
+from raypo.errors import MethodError, StudyError, nearest
 from raypo.methods import METHODS, REQUIRED, Hyperparameter, Method, load_method
 from raypo.spaces import Space, Value, parse
 from raypo.study.study import NAME, TRAINING_AXES, Entry
@@ -19,12 +18,6 @@ from raypo.study.values import check_whole
 
 KEYS = ("method", "use", "priors", "conditions")
 """What a method's section says beside hyperparameters and training settings."""
-
-
-def nearest(name: object, names: Any) -> str:
-    """`; did you mean 'beta'?`, or nothing."""
-    near = difflib.get_close_matches(str(name), [str(n) for n in names], 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def read_entries(section: Any, folder: Path | None, allow_code: bool, problems: list[str]) -> dict[str, Entry]:

@@ -11,9 +11,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from raypo import yaml
-from raypo.errors import StudyError
+from raypo.errors import StudyError, nearest
 from raypo.spaces import FORMS, Space, parse
-from raypo.study.entries import nearest, read_entries
+from raypo.study.entries import read_entries
 from raypo.study.study import TRAINING_AXES, Study
 
 

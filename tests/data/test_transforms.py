@@ -241,7 +241,8 @@ class TestSpecs:
             )
         lines = str(caught.value).splitlines()
         assert len(lines) == 7
-        assert lines[0].startswith("data.transforms[0]: no such transform 'fractoin'. Did you mean 'fraction'?")
+        assert lines[0].startswith("data.transforms[0]: no such transform 'fractoin'; allowed: ")
+        assert lines[0].endswith("; did you mean 'fraction'?")
         assert lines[1] == "data.transforms[1].fraction.share: input should be less than or equal to 1, got 1.5"
         assert lines[2] == "data.transforms[2].fraction.sed: no such argument; allowed: share, seed"
         assert "data.transforms[3].lists_to_pairs.take" in lines[3]

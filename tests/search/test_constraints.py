@@ -62,7 +62,7 @@ def test_nothing_but_arithmetic_is_understood(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("betta * lr < 1", "no hyperparameter 'betta'. Did you mean 'beta'"),
+        ("betta * lr < 1", "no hyperparameter 'betta'; known: .*; did you mean 'beta'"),
         ("beta * lr", "compares nothing"),
         ("beta <", "not an expression"),
         ("1 < 2", "names no hyperparameter"),

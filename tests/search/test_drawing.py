@@ -100,7 +100,8 @@ def test_rules_and_pruners_are_looked_at_before_anything_starts(tmp_path: Path) 
     late = study.model_copy(update={"objective": study.objective.model_copy(update={"at": (1.0,)})})
     with pytest.raises(StudyError) as refused:
         check(late, lambda _: None)
-    assert "no hyperparameter 'kl_moed'. Did you mean 'kl_mode'?" in str(refused.value)
+    assert "no hyperparameter 'kl_moed'; known: " in str(refused.value)
+    assert "; did you mean 'kl_mode'?" in str(refused.value)
     assert "search.pruner: median decides between 0.333 and 1 of the schedule" in str(refused.value)
 
 
