@@ -128,16 +128,19 @@ class Terminal:
         return metric_of(self._goal).say(None if value is None else as_measured(value, self._goal))
 
     def _progress(self) -> str:
-        states = Counter(row.state for row in self._rows.values())
+        halted = self._conductor is not None and self._conductor.halted
+        states = Counter("unfinished" if halted and not row.over else row.state for row in self._rows.values())
         over = self._over
         shown = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         spent = time.monotonic() - self._running_since
         total = self._total
-        if total is None:
-            return f"{over} trials over ({shown})"
         here = over - self._over_before
-        left = f", about {_duration(spent / here * (total - over))} left" if here and over < total else ""
-        return f"{over}/{total} trials over ({shown}){left}"
+        left = ""
+        if halted:
+            left = ", paused until raypo resume"
+        elif total is not None and here and over < total:
+            left = f", about {_duration(spent / here * (total - over))} left"
+        return f"{over}{'' if total is None else f'/{total}'} trials over ({shown}){left}"
 
     @property
     def _over(self) -> int:

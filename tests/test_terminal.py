@@ -35,7 +35,8 @@ def followed(rows: list[Row], study: Study | None = None, **conductor: Any) -> t
     if study is not None:
         terminal.started("shown", None, study)  # type: ignore[arg-type]
     ledger = SimpleNamespace(rows=lambda: rows)
-    terminal.running(None, SimpleNamespace(targets={"dpo": 64}, ledger=ledger, **conductor))  # type: ignore[arg-type]
+    played = SimpleNamespace(**{"targets": {"dpo": 64}, "ledger": ledger, "halted": False, **conductor})
+    terminal.running(None, played)  # type: ignore[arg-type]
     return terminal, shown
 
 
@@ -48,6 +49,13 @@ def test_the_time_left_is_told_from_the_trials_of_this_run_alone(monkeypatch: py
     assert terminal._progress() == "60/64 trials over (60 finished, 4 running)"
     terminal.event("ended", row(60, "finished"))
     assert terminal._progress().endswith("about 30 min left")
+
+
+def test_a_search_that_is_paused_runs_nothing_and_has_no_time_left() -> None:
+    terminal, _ = followed([row(0, "finished"), row(1, "running")], halted=True)
+    terminal.event("ended", row(0, "finished"))
+    terminal.event("ended", row(2, "finished"))
+    assert terminal._progress() == "2/64 trials over (2 finished, 1 unfinished), paused until raypo resume"
 
 
 def test_trials_stand_in_the_order_of_what_is_maximised_which_is_shown() -> None:

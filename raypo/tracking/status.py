@@ -12,6 +12,7 @@ from rich.live import Live as Screen
 from rich.table import Table
 
 from raypo.evaluation.goals import as_measured, metric_of
+from raypo.search.commands import Commands
 from raypo.search.folders import LIVE, read_json
 from raypo.search.lease import holder
 from raypo.search.reading import read_results
@@ -27,12 +28,13 @@ Live = Mapping[str, Mapping[str, Any]]
 """Where running trials are, by name: "fraction" of the schedule and "stage" of the work."""
 
 
-def read(storage: str, name: str) -> tuple[SearchResults, str | None, Live]:
-    """What a search found so far, the process that runs it now, and where its running trials are."""
+def read(storage: str, name: str) -> tuple[SearchResults, str | None, Live, bool]:
+    """What a search found so far, the process that runs it now, where its running trials are, whether it is paused."""
     found = opened(storage, name)
     driver = holder(found.copy)
     live = read_json(found.path / LIVE) if driver else None
-    return read_results(found), driver, live["trials"] if live else {}
+    paused = Commands(found.ledger).standing().halted
+    return read_results(found), driver, live["trials"] if live else {}, paused
 
 
 def follow(storage: str, name: str, console: Console) -> None:
@@ -46,16 +48,15 @@ def follow(storage: str, name: str, console: Console) -> None:
             time.sleep(WATCH_EVERY_S)
 
 
-def as_json(results: SearchResults, driver: str | None, live: Live) -> dict[str, Any]:
+def as_json(results: SearchResults, driver: str | None, live: Live, paused: bool = False) -> dict[str, Any]:
     """What `raypo status --json` prints; `driver` names the process that runs the search now."""
     trials = [{**_trial(trial), **live.get(trial.name, {})} for trial in results.trials]
-    return {"search": results.name, "driver": driver, "trials": trials}
+    return {"search": results.name, "driver": driver, "paused": paused, "trials": trials}
 
 
-def to_rich(results: SearchResults, driver: str | None, live: Live) -> Table:
+def to_rich(results: SearchResults, driver: str | None, live: Live, paused: bool = False) -> Table:
     """A row per trial, in the order they were drawn."""
-    running = f"run by {driver}" if driver else "not running"
-    drawn = Table(title=results.name, caption=running, box=box.SIMPLE_HEAD)
+    drawn = Table(title=results.name, caption=_caption(results, driver, paused), box=box.SIMPLE_HEAD)
     goal = goals_of(results)[0]
     chosen = [] if goal == "win_rate" else [metric_of(goal).column]
     for column in ("trial", "state", "done", *chosen, "win rate %", "KL", "device-s", "configuration", "reason"):
@@ -66,7 +67,7 @@ def to_rich(results: SearchResults, driver: str | None, live: Live) -> Table:
         now = live.get(trial.name, {})
         drawn.add_row(
             trial.name,
-            now.get("stage", trial.state),
+            now.get("stage", trial.state if trial.state != "running" or (driver and not paused) else "unfinished"),
             f"{now.get('fraction', trial.fraction):.0%}",
             *([_objective(last, goal)] if chosen else []),
             interval,
@@ -76,6 +77,16 @@ def to_rich(results: SearchResults, driver: str | None, live: Live) -> Table:
             trial.reason or "",
         )
     return drawn
+
+
+def _caption(results: SearchResults, driver: str | None, paused: bool) -> str:
+    """Who is at the search, and what it waits for."""
+    told = [f"run by {driver}" if driver else "not running"]
+    if paused:
+        told.append(f"paused, raypo resume {results.name} goes on")
+    if driver and not results.trials:
+        told.append("no trials yet: it makes what all of them share")
+    return "; ".join(told)
 
 
 def _trial(trial: TrialResult) -> dict[str, Any]:

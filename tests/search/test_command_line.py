@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -97,6 +98,25 @@ def test_a_waiting_trial_shows_the_values_that_were_set_and_no_others(tmp_path: 
     search.ledger.enqueue("dpo", {"beta": 0.5}, "a test")
     (waiting,) = json.loads(raypo(tmp_path, "status", "played", "--json"))["trials"]
     assert (waiting["state"], waiting["hyperparameters"]) == ("waiting", {"beta": 0.5})
+
+
+def test_status_says_who_is_at_a_search_and_what_it_waits_for(tmp_path: Path) -> None:
+    """A trial that the ledger has as running runs nowhere without a driver, or while all of them are paused."""
+    search = new(tmp_path)
+    with lease(search.copy, search.name):
+        assert "; no trials yet: it makes what all of them share" in raypo(tmp_path, "status", "played")
+    search = interrupted(tmp_path / "stopped").search
+    shown = raypo(tmp_path / "stopped", "status", "played")
+    assert "not running\n" in re.sub(" +", " ", shown).replace(" \n", "\n")
+    assert re.search(r"ipo-0000 +unfinished", shown)
+    with lease(search.copy, search.name):
+        assert re.search(r"ipo-0000 +running", raypo(tmp_path / "stopped", "status", "played"))
+        commands = Commands(search.ledger)
+        commands.close(commands.send("pause", trial=None), "pausing")
+        shown = raypo(tmp_path / "stopped", "status", "played")
+    assert re.search(r"ipo-0000 +unfinished", shown)
+    assert "; paused, raypo resume played goes on" in shown
+    assert json.loads(raypo(tmp_path / "stopped", "status", "played", "--json"))["paused"] is True
 
 
 def test_an_answer_to_a_running_search_is_json_where_that_is_asked_for(
