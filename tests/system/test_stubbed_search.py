@@ -51,8 +51,9 @@ def test_every_trial_runs_once_and_the_best_wins(stub_study: Study) -> None:
 @pytest.fixture(scope="module")
 def promising(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchResults, list[float]]:  # noqa: ARG001
     """A search that repeats its promising trials, and the CPUs that were free while it ran."""
-    wanted = {**STUB["search"], "trials": 4, "repeats": {"seeds": 2, "promising_only": True}}
-    study = build({**STUB, "storage": str(tmp_path_factory.mktemp("promising")), "search": wanted}, "stub")
+    search = {**STUB["search"], "trials": 4, "repeats": {"seeds": 2, "promising_only": True}}
+    wanted = {"storage": str(tmp_path_factory.mktemp("promising")), "search": search, "resources": {"workers": 1}}
+    study = build({**STUB, **wanted}, "stub")
     free: list[float] = []
     with ThreadPoolExecutor(1) as threads:
         run = threads.submit(run_stub, searches.create(study), study)
@@ -90,7 +91,9 @@ def test_two_drivers_on_one_search_are_refused(stub_study: Study) -> None:
 
 
 def test_a_study_whose_model_cannot_be_had_leaves_its_name_to_the_mended_one(stub_study: Study) -> None:
-    faulty = stub_study.model_copy(update={"model": stub_study.model.model_copy(update={"path": "nobody/nothing"})})
+    one = stub_study.resources.model_copy(update={"workers": 1})
+    model = stub_study.model.model_copy(update={"path": "nobody/nothing"})
+    faulty = stub_study.model_copy(update={"model": model, "resources": one})
     search = searches.create(faulty)
     with pytest.raises(ClusterError, match=r"preparing failed: .*nobody/nothing"):
         driver.run(search, faulty, Silent())
