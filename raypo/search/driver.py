@@ -166,7 +166,10 @@ def _conductor(search: SearchFolder, study: Study, ledger: Ledger, cluster: Clus
 def _round(
     conductor: LedgerConductor, search: SearchFolder, cluster: Cluster, steering: Steering, watcher: Watcher
 ) -> bool:
-    """Run trials, then the finals; whether a command has meanwhile asked for more, or has left the finals for later."""
+    """Run trials, then the finals; whether a command has meanwhile asked for more, or has left the finals for later.
+
+    Where none has, the search ends: what is asked from then on is left to who goes on with it.
+    """
     tune.run(conductor, conductor.concurrent, str(search.path / "ray"))
     cluster.check()
     if not conductor.stopping:
@@ -175,7 +178,9 @@ def _round(
                 _finals(conductor, search, cluster, watcher)
         except _LeftForLater:
             return True
-    return conductor.halted or conductor.open
+    with conductor.lock:
+        conductor.stopping = conductor.stopping or not (conductor.halted or conductor.open)
+        return not conductor.stopping
 
 
 class _LeftForLater(Exception):

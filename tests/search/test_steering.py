@@ -12,7 +12,7 @@ import pytest
 from played import STUDY, Played, new
 
 from raypo.errors import ClusterError
-from raypo.search import searches
+from raypo.search import driver, searches
 from raypo.search.commands import Command, Commands
 from raypo.search.jobs import Job, Outcome
 from raypo.search.ledger import Row
@@ -229,6 +229,22 @@ def test_without_a_slot_left_the_search_ends_and_says_so(tmp_path: Path) -> None
         follow()
     assert bare.conductor.stopping
     assert "dpo-0000" in bare.cancelled, "else the trial would wait for a slot for ever"
+
+
+def test_what_is_asked_once_a_search_ends_is_left_to_who_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = new(tmp_path)
+    played = Played(search).run()
+    monkeypatch.setattr(driver.tune, "run", lambda *_: None)
+    monkeypatch.setattr(driver, "_finals", lambda *_: None)
+    assert not driver._round(played.conductor, search, played, played.steering, None)  # type: ignore[arg-type]
+    command = played.send("extend", trials=1, hours=0.0)
+    played.steering.tick()
+    assert played.answer(command).answer is None, "it would run nothing any more"
+    later = Played(search).run()
+    assert later.answer(command).accepted
+    assert len(later.states) == 6
 
 
 @pytest.mark.parametrize("kind", ["stop", "pause"])
