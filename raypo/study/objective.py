@@ -8,14 +8,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from raypo.study.values import Count, NonNegative, Positive, Section, Share, Whole
+from raypo.study.values import Count, NonNegative, Positive, Section, Seed, Share
 
 
 class Sampling(Section):
     temperature: NonNegative = 0.7
     top_p: Share = 1.0
     max_new_tokens: Count = 256
-    seed: Whole = 0
+    seed: Seed = 0
 
 
 class Prompts(Section):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raypo.study.objective import Prompts
-from raypo.study.values import Count, NonNegative, Positive, Section, Whole
+from raypo.study.values import Count, NonNegative, Positive, Section, Seed, Whole
 
 
 class Repeats(Section):
@@ -40,7 +40,7 @@ class Search(Section):
     priors: bool = False
     sampler: Literal["tpe", "gp", "cmaes", "random", "grid", "nsga2"] = "tpe"
     pruner: Literal["none", "successive_halving", "hyperband", "median", "wilcoxon"] | None = None
-    seed: Whole = 0
+    seed: Seed = 0
     constraints: tuple[str, ...] = ()
 
     @model_validator(mode="before")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from raypo.data.rendering import checked_template
-from raypo.study.values import Count, NonNegative, Number, Positive, Section, Whole, axis, named
+from raypo.study.values import Count, NonNegative, Number, Positive, Section, Seed, axis, named
 
 
 class Lora(Section):
@@ -73,7 +73,7 @@ class Data(Section):
     max_prompt_length: Count | None = None
     truncation: Literal["prompt_start", "prompt_end", "completion_end", "drop"] = "prompt_start"
     chat_template: Annotated[str, AfterValidator(checked_template)] | None = None
-    seed: Whole = 0
+    seed: Seed = 0
     heldout: Annotated[Number, Field(ge=0, lt=1)] = 0.05
     encoder: str = "hashing"
 

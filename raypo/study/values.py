@@ -86,6 +86,8 @@ def named(*names: str) -> Any:
 
 Whole = Annotated[int, Field(strict=True)]
 Count = Annotated[Whole, Field(gt=0)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
+"""What every generator of random numbers takes."""
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[Number, BeforeValidator(fraction), Field(gt=0, le=1)]
 Positive = Annotated[Number, Field(gt=0)]

@@ -135,6 +135,11 @@ def test_overrides(study_file: Path) -> None:
         ("search.trials=010", "search.trials: should be a valid integer, got '010'"),
         ("training.micro_batch_size=true", "training.micro_batch_size: should be a valid integer, got True"),
         ("confirm.top=true", "confirm.top: should be a valid integer, got True"),
+        ("search.seed=-1", "search.seed: should be greater than or equal to 0, got -1"),
+        (
+            "objective.sampling.seed=18446744073709551616",
+            "objective.sampling.seed: should be less than 9223372036854775",
+        ),
         ("data.seed=true", "data.seed: should be a valid integer, got True"),
         ("objective.sampling.temperature=true", "objective.sampling.temperature: should be a valid number, got True"),
         ("objective.sampling.temperature=.inf", "objective.sampling.temperature: should be a finite number, got inf"),
