@@ -81,10 +81,10 @@ def run(
         held = stack.enter_context(lease(search.copy, search.name))
         since = time.time()
         search.pull()
+        mended = mend(search.journal)  # before another shell writes behind a line that was torn off
         beside = [search.path / LIVE, search.path / CURSOR, usage_file(search.path)]
         stack.enter_context(kept_up(search.copy, search.journal, beside))
         stack.enter_context(joined(study, address, log_to_driver))
-        mended = mend(search.journal)
         if mended:
             watcher.stage(mended)
         check_resources(study, growing=address is not None, mirrored=search.copy.mirrored)

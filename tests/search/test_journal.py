@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from played import Played, new
 
-from raypo.errors import StorageError
+from raypo.errors import ClusterError, StorageError
+from raypo.search import driver
 from raypo.search.commands import Commands, Standing
 from raypo.search.jobs import Outcome
 from raypo.search.journal import mend
@@ -85,3 +87,13 @@ def test_a_forgotten_lock_is_removed(journal: Path) -> None:
     os.utime(lock, (0, 0))
     assert "lock" in str(mend(journal))
     assert not lock.exists()
+
+
+def test_a_driver_mends_the_journal_before_it_looks_for_a_cluster(tmp_path: Path) -> None:
+    """Commands reach its search from then on, and must not be written behind a line that was torn off."""
+    search = new(tmp_path)
+    Played(search).run()
+    search.journal.write_bytes(search.journal.read_bytes()[:-7])
+    with pytest.raises(ClusterError, match="nobody answers there"):
+        driver.run(search, search.study(), None, address="127.0.0.1:1")  # type: ignore[arg-type]
+    assert mend(search.journal) is None
