@@ -258,6 +258,7 @@ def _prepare(cluster: Cluster, watcher: Watcher, stopped: Callable[[], bool]) ->
         if ready:
             break
         if stopped():
+            ray.cancel(waiting)  # or Ray complains that nobody will answer it
             return
     outcome = ray.get(waiting)
     if outcome.state not in ("finished",):
