@@ -100,7 +100,7 @@ def fork(
     terminal = Terminal(out, quiet=json_)
     made = forking.fork(searches.opened(storage, name), new, set_ or [], lambda study: check(study, terminal.say))
     if not json_:
-        out.print(f"{new}: {len(made.taken)} finished trials of {name} hold, {len(made.dropped)} do not")
+        out.print(f"{new}: finished trials of {name} that hold: {len(made.taken)}, that do not: {len(made.dropped)}")
         for trial, reason in made.dropped.items():
             out.print(f"  {trial}: {reason}")
         for trial in made.modelless:
