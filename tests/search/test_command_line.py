@@ -223,7 +223,9 @@ def test_a_fork_is_looked_at_first_and_lies_beside_the_old_search(
         raypo(kept, "fork", "played", "second", "--set", "search.trials=3")
     assert not (kept / "second").exists(), "its name is free for another try"
     monkeypatch.setattr(steering, "run", lambda found, *_: Played(found).run())
-    assert "finished trials of played that hold: 4, that do not: 0" in raypo(kept, "fork", "played", "second", "--set", "search.trials=3")
+    assert "finished trials of played that hold: 4, that do not: 0" in raypo(
+        kept, "fork", "played", "second", "--set", "search.trials=3"
+    )
     assert len(opened(str(kept), "second").ledger.rows()) == 6
     raypo(kept, "fork", "played", "third", "--set", "storage=apart")
     assert len(opened("apart", "third").ledger.rows()) == 4
