@@ -141,7 +141,7 @@ def test_what_no_trial_can_do_without_stops_the_search_until_it_is_there_again(s
 def test_a_search_of_which_nothing_but_failures_comes_is_stopped(tmp_path: Path) -> None:
     """It has a budget of hours and no number of trials."""
     wanted = {"sampler": "random", "pruner": "none", "budget": {"gpu_hours": 1}}
-    study = build({**STUB, "storage": str(tmp_path), "search": wanted}, "stub")
+    study = build({**STUB, "storage": str(tmp_path), "search": wanted, "resources": {"slots": 1, "workers": 1}}, "stub")
     search = searches.create(study)
     (search.path / "faults").mkdir()
     for name in (trial_name(label, number) for label in study.methods for number in range(2 * LEAST)):
