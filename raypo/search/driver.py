@@ -82,6 +82,7 @@ def run(
         since = time.time()
         search.pull()
         mended = mend(search.journal)  # before another shell writes behind a line that was torn off
+        (search.path / LIVE).unlink(missing_ok=True)  # of a driver that was killed
         beside = [search.path / LIVE, search.path / CURSOR, usage_file(search.path)]
         stack.enter_context(kept_up(search.copy, search.journal, beside))
         stack.enter_context(joined(study, address, log_to_driver))

@@ -24,8 +24,8 @@ from raypo.tracking.tables import configuration, number
 WATCH_EVERY_S = 1.0
 
 
-Live = Mapping[str, Mapping[str, Any]]
-"""Where running trials are, by name: "fraction" of the schedule and "stage" of the work."""
+Live = Mapping[str, Mapping[str, Any]] | None
+"""Where running trials are, by name: "fraction" of the schedule and "stage" of the work; None while slots have none."""
 
 
 def read(storage: str, name: str) -> tuple[SearchResults, str | None, Live, bool]:
@@ -34,7 +34,7 @@ def read(storage: str, name: str) -> tuple[SearchResults, str | None, Live, bool
     driver = holder(found.copy)
     live = read_json(found.path / LIVE) if driver else None
     paused = Commands(found.ledger).standing().halted
-    return read_results(found), driver, live["trials"] if live else {}, paused
+    return read_results(found), driver, live["trials"] if live else None, paused
 
 
 def follow(storage: str, name: str, console: Console) -> None:
@@ -50,13 +50,13 @@ def follow(storage: str, name: str, console: Console) -> None:
 
 def as_json(results: SearchResults, driver: str | None, live: Live, paused: bool = False) -> dict[str, Any]:
     """What `raypo status --json` prints; `driver` names the process that runs the search now."""
-    trials = [{**_trial(trial), **live.get(trial.name, {})} for trial in results.trials]
+    trials = [{**_trial(trial), **(live or {}).get(trial.name, {})} for trial in results.trials]
     return {"search": results.name, "driver": driver, "paused": paused, "trials": trials}
 
 
 def to_rich(results: SearchResults, driver: str | None, live: Live, paused: bool = False) -> Table:
     """A row per trial, in the order they were drawn."""
-    drawn = Table(title=results.name, caption=_caption(results, driver, paused), box=box.SIMPLE_HEAD)
+    drawn = Table(title=results.name, caption=_caption(results.name, driver, live, paused), box=box.SIMPLE_HEAD)
     goal = goals_of(results)[0]
     chosen = [] if goal == "win_rate" else [metric_of(goal).column]
     for column in ("trial", "state", "done", *chosen, "win rate %", "KL", "device-s", "configuration", "reason"):
@@ -64,10 +64,11 @@ def to_rich(results: SearchResults, driver: str | None, live: Live, paused: bool
     for trial in results.trials:
         last = trial.estimate
         interval = _interval(last) if last else "–"
-        now = live.get(trial.name, {})
+        now = (live or {}).get(trial.name, {})
+        rests = trial.state == "running" and (live is None or paused)
         drawn.add_row(
             trial.name,
-            now.get("stage", trial.state if trial.state != "running" or (driver and not paused) else "unfinished"),
+            now.get("stage", "unfinished" if rests else trial.state),
             f"{now.get('fraction', trial.fraction):.0%}",
             *([_objective(last, goal)] if chosen else []),
             interval,
@@ -79,13 +80,13 @@ def to_rich(results: SearchResults, driver: str | None, live: Live, paused: bool
     return drawn
 
 
-def _caption(results: SearchResults, driver: str | None, paused: bool) -> str:
+def _caption(name: str, driver: str | None, live: Live, paused: bool) -> str:
     """Who is at the search, and what it waits for."""
     told = [f"run by {driver}" if driver else "not running"]
     if paused:
-        told.append(f"paused, raypo resume {results.name} goes on")
-    if driver and not results.trials:
-        told.append("no trials yet: it makes what all of them share")
+        told.append(f"paused, raypo resume {name} goes on")
+    if driver and live is None:
+        told.append("making ready what trials share, or ending")
     return "; ".join(told)
 
 

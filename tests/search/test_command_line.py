@@ -18,7 +18,7 @@ from raypo.cli import common, running, steering
 from raypo.cli.common import app
 from raypo.errors import ClusterError, StorageError, StudyError
 from raypo.search.commands import Commands
-from raypo.search.folders import artifact_store, origins_file, write_json
+from raypo.search.folders import LIVE, artifact_store, origins_file, write_json
 from raypo.search.jobs import Job
 from raypo.search.lease import lease
 from raypo.search.searches import SearchFolder, create, opened
@@ -104,12 +104,14 @@ def test_status_says_who_is_at_a_search_and_what_it_waits_for(tmp_path: Path) ->
     """A trial that the ledger has as running runs nowhere without a driver, or while all of them are paused."""
     search = new(tmp_path)
     with lease(search.copy, search.name):
-        assert "; no trials yet: it makes what all of them share" in raypo(tmp_path, "status", "played")
+        assert "; making ready what trials share" in raypo(tmp_path, "status", "played")
     search = interrupted(tmp_path / "stopped").search
     shown = raypo(tmp_path / "stopped", "status", "played")
     assert "not running\n" in re.sub(" +", " ", shown).replace(" \n", "\n")
     assert re.search(r"ipo-0000 +unfinished", shown)
     with lease(search.copy, search.name):
+        assert re.search(r"ipo-0000 +unfinished", raypo(tmp_path / "stopped", "status", "played"))
+        write_json(search.path / LIVE, {"trials": {}})
         assert re.search(r"ipo-0000 +running", raypo(tmp_path / "stopped", "status", "played"))
         commands = Commands(search.ledger)
         commands.close(commands.send("pause", trial=None), "pausing")
