@@ -5,31 +5,28 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import ray
-
-from raypo.errors import ClusterError, Hindrance, StorageUnavailable
+from raypo.errors import Hindrance, StorageUnavailable
 from raypo.search import tune
-from raypo.search.benchmarking import benchmark, finalists
 from raypo.search.cluster import Cluster, slots_open
 from raypo.search.commands import Commands
 from raypo.search.conductor import LedgerConductor
-from raypo.search.confirming import candidates, confirm
 from raypo.search.contents import forget
 from raypo.search.exporting import KEPT, Models
+from raypo.search.finals import LeftForLater, finals
 from raypo.search.folders import CURSOR, LIVE, origins_file, usage_file
 from raypo.search.in_vain import InVain
 from raypo.search.interrupt import stopping_on_interrupt
-from raypo.search.jobs import Job, Outcome
 from raypo.search.joining import NAMESPACE, check_resources, joined
 from raypo.search.journal import mend
 from raypo.search.keeping_up import kept_up
 from raypo.search.lease import lease
 from raypo.search.ledger import Ledger, Row
+from raypo.search.preparing import is_to_stop, prepare
 from raypo.search.searches import SearchFolder
 from raypo.search.steering import Steering
 from raypo.study import Study
@@ -38,12 +35,6 @@ from raypo.training.writing import is_full
 BENCH = "raypo.search.bench:TrialBench"
 READY = 8
 """Most trials that wait ready beside those that slots are at."""
-LOOK_EVERY_S = 0.5
-"""How soon a command is heeded while slots do the finals."""
-
-PAUSED_EARLY = (
-    "pausing: what all trials share is made to its end, for it has no checkpoint, and none begins before raypo resume"
-)
 
 
 class Watcher(Protocol):
@@ -103,7 +94,7 @@ def run(
         with slots_open(study, search.name, search.path, bench, settings, revision) as cluster:
             cluster.held = held
             watcher.started(search.name, search.path, study)
-            _prepare(cluster, watcher, lambda: _is_to_stop(commands, since))
+            prepare(cluster, watcher.stage, lambda: is_to_stop(commands, since))
             search.copy.pull(origins_file(search.path))
             conductor = _conductor(search, study, ledger, cluster)
             conductor.listen(watcher.event)
@@ -176,93 +167,9 @@ def _round(
     if not conductor.stopping:
         try:
             with steering.clock.off():
-                _finals(conductor, search, cluster, watcher)
-        except _LeftForLater:
+                finals(conductor, search, cluster, watcher.stage)
+        except LeftForLater:
             return True
     with conductor.lock:
         conductor.stopping = conductor.stopping or not (conductor.halted or conductor.open)
         return not conductor.stopping
-
-
-class _LeftForLater(Exception):
-    """A command came before all jobs of the finals were done."""
-
-
-def _finals(conductor: LedgerConductor, search: SearchFolder, cluster: Cluster, watcher: Watcher) -> None:
-    """Confirm the best of every method, and have the winners do the benchmarks."""
-    study, ledger = conductor.study, conductor.ledger
-    together = partial(_done, conductor, cluster, search)
-    work = candidates(study, ledger, conductor.job)
-    if work:
-        seeds = study.confirm.seeds
-        watcher.stage(f"confirming {len(work)} configurations with {seeds} seeds each on unseen prompts")
-        confirm(ledger, search.path, work, together, watcher.stage)
-    winners = finalists(study, ledger)
-    if winners:
-        watcher.stage(f"benchmarks of {', '.join(row.name for row in winners)}")
-        benchmark(ledger, winners, conductor.job, together, watcher.stage)
-
-
-def _done(conductor: LedgerConductor, cluster: Cluster, search: SearchFolder, jobs: Sequence[Job]) -> Iterator[Outcome]:
-    """Have the slots do some jobs; their outcomes as they come, with what they wrote.
-
-    Where the search is stopped or paused, those that are not done checkpoint; who stops it waits for no benchmark.
-
-    Raises:
-        _LeftForLater: some are not done.
-    """
-    left = len(jobs)
-    waiting = [cluster.pool.submit.remote(job) for job in ([] if conductor.stopping or conductor.halted else jobs)]
-    while waiting:
-        done, waiting = ray.wait(waiting, num_returns=1, timeout=LOOK_EVERY_S)
-        cluster.check()
-        if conductor.stopping or conductor.halted:
-            for job in jobs:
-                cluster.cancel(job.trial)
-        if conductor.stopping and jobs[0].kind == "benchmark":
-            waiting = []  # it has no checkpoint to come to
-        for outcome in ray.get(done):
-            if outcome.hinders:
-                conductor.hinder(outcome.reason)
-            if outcome.state != "stopped":
-                left -= 1
-                search.pull_trials(outcome.trial)
-                yield outcome
-    for job in jobs:
-        cluster.forget(job.trial)
-    if left:
-        raise _LeftForLater
-
-
-def _is_to_stop(commands: Commands, since: float) -> bool:
-    """Whether a search that is prepared is to stop; a pause is answered, and heeded once that is done."""
-    halting = [command for command in commands.open() if command.halts and command.asked >= since]
-    for command in halting:
-        if command.halts == "pause":
-            commands.close(command, PAUSED_EARLY)
-    return any(command.halts == "stop" for command in halting)
-
-
-def _prepare(cluster: Cluster, watcher: Watcher, stopped: Callable[[], bool]) -> None:
-    """Have one slot make what all trials share, saying how far it is; who stops the search does not wait for it."""
-    job = Job("prepare", "prepare", {}, 0, 1.0, kind="prepare")
-    waiting = cluster.pool.submit.remote(job)
-    told = ""
-    while True:
-        ready, _ = ray.wait([waiting], timeout=0.5)
-        for slot in cluster.view().values():
-            pulse = slot["pulse"]
-            if pulse is not None and pulse.stage != told:
-                told = pulse.stage
-                watcher.stage(told)
-        cluster.check()
-        if ready:
-            break
-        if stopped():
-            ray.cancel(waiting)  # or Ray complains that nobody will answer it
-            return
-    outcome = ray.get(waiting)
-    if outcome.state not in ("finished",):
-        raise ClusterError(f"preparing failed: {outcome.reason}")
-    for note in outcome.evaluation.get("notes", []):
-        watcher.stage(note)

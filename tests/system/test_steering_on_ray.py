@@ -15,7 +15,7 @@ import pytest
 import ray
 from stubbed import STUB, Silent, run_stub
 
-from raypo.search import driver, searches
+from raypo.search import driver, finals, preparing, searches
 from raypo.search.cluster import Cluster
 from raypo.search.commands import Commands
 from raypo.search.folders import LIVE
@@ -108,7 +108,7 @@ def test_a_pause_is_answered_while_the_search_prepares(stub_study: Study) -> Non
             Commands(search.ledger).send("stop", trial=None)
 
     driver.run(search, stub_study, Pausing(), bench="stub_bench:StubBench")
-    assert answers == [driver.PAUSED_EARLY]
+    assert answers == [preparing.PAUSED_EARLY]
     assert Commands(search.ledger).standing().halted
     assert search.ledger.rows() == []
 
@@ -129,10 +129,10 @@ def test_a_search_that_is_stopped_while_it_does_benchmarks_does_not_wait_for_the
     pool: Any = Measuring.remote()
     conductor: Any = SimpleNamespace(stopping=False, halted=False)
     job = Job("dpo-0000", "dpo", {}, 0, 1.0).benchmarked()
-    outcomes = driver._done(conductor, Cluster(pool, "", []), None, [job])  # type: ignore[arg-type]
+    outcomes = finals.done(conductor, Cluster(pool, "", []), None, [job])  # type: ignore[arg-type]
     threading.Timer(0.5, lambda: setattr(conductor, "stopping", True)).start()
     began = time.monotonic()
-    with pytest.raises(driver._LeftForLater):
+    with pytest.raises(finals.LeftForLater):
         list(outcomes)
     assert time.monotonic() - began < 60
     ray.kill(pool)
