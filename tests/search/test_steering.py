@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, ValuesView
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -237,8 +238,9 @@ def test_what_is_asked_once_a_search_ends_is_left_to_who_goes_on(
     search = new(tmp_path)
     played = Played(search).run()
     monkeypatch.setattr(driver.tune, "run", lambda *_: None)
-    monkeypatch.setattr(driver, "_finals", lambda *_: None)
-    assert not driver._round(played.conductor, search, played, played.steering, None)  # type: ignore[arg-type]
+    monkeypatch.setattr(driver, "finals", lambda *_: None)
+    watcher: Any = SimpleNamespace(stage=print)
+    assert not driver._round(played.conductor, search, played, played.steering, watcher)  # type: ignore[arg-type]
     command = played.send("extend", trials=1, hours=0.0)
     played.steering.tick()
     assert played.answer(command).answer is None, "it would run nothing any more"
