@@ -32,7 +32,7 @@ def contents_of(materials: Materials) -> Contents:
     found["objective.prompts"] = _hash_prompts(materials, confirm=False)
     if study.confirm.top:
         found[CONFIRMATION] = _hash_prompts(materials, confirm=True)
-    if study.objective.judge.source is not None:
+    if study.objective.judge.kind == "bradley_terry":
         found["objective.judge.source"] = hash_records(read_judge_rows(study))
     return found | {key: hash_folder(path, materials.store.hashes) for key, path in _paths(materials)}
 
@@ -78,9 +78,9 @@ def _paths(materials: Materials) -> Iterator[tuple[str, Path]]:
     """Files and folders of the study that no other source is read from."""
     study = materials.study
     judge, opponent, encoder = study.objective.judge, study.objective.opponent, study.data.encoder
-    if judge.path is not None:
+    if judge.path is not None and judge.kind in ("reward_model", "bradley_terry", "pairrm"):
         yield "objective.judge.path", model_folder(judge.path, "objective.judge.path")
-    if judge.replay is not None:
+    if judge.replay is not None and judge.kind == "llm":
         yield "objective.judge.replay", Path(judge.replay)
     if judge.kind == "rule" and judge.function != QUICKSTART:
         module = importlib.util.find_spec(str(judge.function).partition(":")[0])

@@ -37,7 +37,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
         model={"path": str(tmp_path / "model")},
         data={"source": str(tmp_path / "data.jsonl"), "count": None},
         objective={
-            "judge": {"kind": "rule", "function": "wishes:quality"},
+            "judge": {"kind": "rule", "function": "wishes:quality", "source": "read by no rule"},
             "prompts": {"source": str(tmp_path / "prompts.jsonl"), "count": 8},
         },
     )
