@@ -26,6 +26,14 @@ def new_pool(folder: Path, workers: int = 1, recycle_after: int = 100) -> SlotPo
     return SlotPool(workers, recycle_after, str(folder / "pool"), str(folder / "slots.jsonl"))
 
 
+async def at_work(tmp_path: Path, node: str) -> tuple[SlotPool, asyncio.Task[Outcome], Job]:
+    """A pool whose one slot, on that node, has job t-0; who waits for its outcome, and the job."""
+    pool = new_pool(tmp_path)
+    await pool.enter("slot-0", "a", 0, node, 1)
+    waiting = asyncio.create_task(pool.submit(job("t-0")))
+    return pool, waiting, await soon(pool.next_job("slot-0", "a", 0))
+
+
 def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, 20))
 
@@ -68,10 +76,7 @@ def test_a_lost_job_comes_back_first_in_line(tmp_path: Path) -> None:
 
 def test_a_slot_whose_node_will_go_checkpoints_and_its_job_goes_on_elsewhere(tmp_path: Path) -> None:
     async def story() -> None:
-        pool = new_pool(tmp_path)
-        await pool.enter("slot-0", "a", 0, "spot", 1)
-        waiting = asyncio.create_task(pool.submit(job("t-0")))
-        held = await soon(pool.next_job("slot-0", "a", 0))
+        pool, waiting, held = await at_work(tmp_path, "spot")
         assert await pool.pulse("slot-0", "a", Pulse(held.id, held.trial, 0.5, "training"), held)
         await pool.draining(["spot", "another"])
         assert not await pool.pulse("slot-0", "a", Pulse(held.id, held.trial, 0.6, "training"), held), "checkpoint now"
@@ -91,10 +96,7 @@ def test_a_slot_whose_node_will_go_checkpoints_and_its_job_goes_on_elsewhere(tmp
 
 def test_a_trial_cancelled_on_a_leaving_node_stays_stopped(tmp_path: Path) -> None:
     async def story() -> None:
-        pool = new_pool(tmp_path)
-        await pool.enter("slot-0", "a", 0, "spot", 1)
-        waiting = asyncio.create_task(pool.submit(job("t-0")))
-        held = await soon(pool.next_job("slot-0", "a", 0))
+        pool, waiting, held = await at_work(tmp_path, "spot")
         await pool.draining(["spot"])
         await pool.cancel("t-0")
         await pool.finished("slot-0", "a", Outcome("t-0", "stopped", 0.6), held)
@@ -155,10 +157,7 @@ def test_a_group_that_was_given_up_and_still_lives_takes_nothing_from_the_one_in
     tmp_path: Path, known: bool
 ) -> None:
     async def story() -> None:
-        pool = new_pool(tmp_path)
-        await pool.enter("slot-0", "a", 0, "unreachable", 1)
-        waiting = asyncio.create_task(pool.submit(job("t-0")))
-        held = await soon(pool.next_job("slot-0", "a", 0))
+        pool, waiting, held = await at_work(tmp_path, "unreachable")
         await pool.dead(["unreachable"])
         slot = "slot-0" if known else "slot-1"
         await pool.enter(slot, "b", 0, "alive", 2)
