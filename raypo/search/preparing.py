@@ -39,7 +39,7 @@ def prepare(cluster: Cluster, say: Callable[[str], None], stopped: Callable[[], 
             ray.cancel(waiting)  # or Ray complains that nobody will answer it
             return
     outcome = ray.get(waiting)
-    if outcome.state not in ("finished",):
+    if outcome.state != "finished":
         raise ClusterError(f"preparing failed: {outcome.reason}")
     for note in outcome.evaluation.get("notes", []):
         say(note)
