@@ -18,7 +18,7 @@ from stubbed import STUB, Silent, run_stub
 from raypo.search import driver, finals, preparing, searches
 from raypo.search.cluster import Cluster
 from raypo.search.commands import Commands
-from raypo.search.folders import LIVE
+from raypo.search.folders import LIVE, contents_file
 from raypo.search.jobs import Job, Outcome
 from raypo.search.reading import read_results
 from raypo.search.searches import SearchFolder
@@ -75,11 +75,13 @@ def test_a_search_that_is_stopped_while_it_prepares_does_not_wait_for_that(
     search = searches.create(stub_study)
     (search.path / "prepare_s").write_text("10")
     (search.path / LIVE).write_text("what a killed driver left")
+    contents_file(search.path).write_text('{"data.source": "of a preparation that came to no trial"}')
     times: list[float] = []
 
     class Stopping(Silent):
         def started(self, *_: object) -> None:
             assert not (search.path / LIVE).exists(), "no trial is at work yet"
+            assert not contents_file(search.path).exists(), "no trial was trained on it"
             Commands(search.ledger).send("stop", trial=None)
             times.append(time.monotonic())
 
