@@ -16,10 +16,11 @@ from small_bench import Pulse, job_of, open_bench, small_study
 from test_any_moment import table
 
 from raypo.cli.common import results_of, send
-from raypo.errors import StorageError
+from raypo.errors import Hindrance, StorageError
 from raypo.evaluation.completions import append
 from raypo.evaluation.judges import Verdict
 from raypo.search import checkpoints, keeping_up
+from raypo.search.contents import check_unchanged, forget
 from raypo.search.exporting import Models, copy_model
 from raypo.search.folders import location_of, trial_folder
 from raypo.search.forking import fork
@@ -67,6 +68,16 @@ def write(path: Path, text: str) -> Path:
 
 
 # Copies -----------------------------------------------------------------------------------------------------------
+
+
+def test_machines_agree_on_what_the_sources_of_a_search_held(store: str, machine: Machine) -> None:
+    check_unchanged(WorkingCopy(location_of(store, "hh"), of="slots"), {"data.source": "a" * 32})
+    machine("b")
+    elsewhere = WorkingCopy(location_of(store, "hh"), of="slots")
+    with pytest.raises(Hindrance, match=r"data\.source: what it names has changed"):
+        check_unchanged(elsewhere, {"data.source": "b" * 32})
+    forget(WorkingCopy(location_of(store, "hh")))
+    assert check_unchanged(elsewhere, {"data.source": "b" * 32}) == {"data.source": "b" * 32}
 
 
 def test_what_one_machine_pushed_another_pulls_new_replaced_or_gone(store: str, machine: Machine) -> None:
