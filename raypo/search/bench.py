@@ -177,7 +177,7 @@ class TrialBench:
         state, reason = "finished" if math.isclose(job.until, 1) else "running", None
         try:
             segment.run()
-            pulse(job.until, "evaluating")
+            pulse(job.until, "evaluating", saved=segment.saved)
             figures, reason = self._evaluate(job, segment)
             if state == "finished" and reason is None:
                 self._keep_model(job, segment)

@@ -75,10 +75,14 @@ Together = Callable[[Sequence[Job]], Iterator[Outcome]]
 
 @dataclass(frozen=True)
 class Pulse:
-    """Where a running job is, for the live table: fraction of the schedule and the stage of the work."""
+    """Where a running job is, for the live table: fraction of the schedule and the stage of the work.
+
+    `saved` is the fraction of the trial's newest checkpoint, for the pool: what no dead group takes away.
+    """
 
     job: str
     trial: str
     fraction: float
     stage: str
     loss: float | None = None
+    saved: float = 0.0

@@ -16,13 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from raypo.search.jobs import Fault, Job, Outcome, Pulse
+from raypo.search.losses import Losses
 from raypo.search.slot_states import SlotState, forget, recall, remember, remember_closing
 from raypo.search.usage import Use, keep
 
 AFFINITY_S = 0.25
 """How long an idle slot waits for its trial's next part: its engine has the shape, its machine the checkpoint."""
 MAX_DEATHS = 3
-"""How many worker groups one job may take with it before it is told failed."""
+"""How many worker groups in a row one job may take with it from one checkpoint on before it is told failed."""
 SETTLE_S = 5.0
 """How long all ranks have to report the same failure before the worker group counts as broken."""
 
@@ -38,8 +39,7 @@ class SlotPool:
         self._recycle_after = recycle_after
         self._queue: deque[Job] = deque()
         self._futures: dict[str, asyncio.Future[Outcome]] = {}
-        self._deaths: dict[str, int] = {}
-        self._spent_s: dict[str, float] = {}
+        self._losses = Losses()
         self._cancelled: set[str] = set()
         self._changed = asyncio.Condition()
         self._memory, self._usage = Path(memory), Path(usage)
@@ -83,7 +83,7 @@ class SlotPool:
         known = self._slots.get(slot)
         if known is None or known.attempt != attempt:
             if known is not None and known.current is not None:
-                await self._lost(known.current, self._held_s(known))
+                await self._lost(known.current, known)
             self._slots[slot] = SlotState(attempt)
         self._slots[slot].pids[rank] = (node, pid)
         await self._tell(slot)
@@ -116,7 +116,7 @@ class SlotPool:
         if state is None or state.attempt != attempt:
             return False
         if state.current is not None and state.current.id == job.id:
-            state.pulse = pulse
+            state.pulse, state.saved = pulse, max(state.saved, pulse.saved)
         return job.trial not in self._cancelled and not self._leaving and not state.leaving
 
     async def used(self, slot: str, attempt: str, rank: int, use: Use) -> None:
@@ -141,7 +141,7 @@ class SlotPool:
             state.busy_s += outcome.cost_s
         self._queue = deque(waiting for waiting in self._queue if waiting.id != job.id)
         if moving and not self._leaving and job.trial not in self._cancelled:
-            self._spend(job, outcome.cost_s)
+            self._losses.spend(job.id, outcome.cost_s)
             self._queue.appendleft(job)
         else:
             self._resolve(job, outcome)
@@ -173,7 +173,7 @@ class SlotPool:
             elif whole:
                 self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=first, cost_s=spent_s))
             else:  # a dead, stuck or broken rank makes the others raise: the group is at fault, not yet the job
-                await self._lost(job, spent_s, first)
+                await self._lost(job, state, first)
         await self._tell(slot)
         return whole
 
@@ -185,7 +185,7 @@ class SlotPool:
         """A slot's worker group is known to be dead before a new one has entered."""
         state = self._slots.pop(slot, None)
         if state is not None and state.current is not None:
-            await self._lost(state.current, self._held_s(state))
+            await self._lost(state.current, state)
         await self._tell(slot)
 
     async def dead(self, nodes: Sequence[str]) -> None:
@@ -240,26 +240,20 @@ class SlotPool:
         """How long a slot's job takes so far, with what it took on slots that it was lost by."""
         if state.current is None:
             return 0.0
-        return (self._held_s(state) + self._spent_s.get(state.current.id, 0.0)) / self._workers
+        return (self._held_s(state) + self._losses.spent_s(state.current.id)) / self._workers
 
-    async def _lost(self, job: Job, spent_s: float, error: str = "the workers' logs say why") -> None:
-        self._spend(job, spent_s)
-        self._deaths[job.id] = self._deaths.get(job.id, 0) + 1
-        if self._deaths[job.id] >= MAX_DEATHS:
-            reason = f"its worker group died {MAX_DEATHS} times in this job; {error}"
+    async def _lost(self, job: Job, state: SlotState, error: str = "the workers' logs say why") -> None:
+        if self._losses.count(job.id, self._held_s(state), state.saved) >= MAX_DEATHS:
+            reason = f"its worker group died {MAX_DEATHS} times without getting on; {error}"
             self._resolve(job, Outcome(job.trial, "failed", 0.0, reason=reason))
         elif job.id in self._futures and not self._futures[job.id].done():
             self._queue.appendleft(job)
 
-    def _spend(self, job: Job, cost_s: float) -> None:
-        """Keep what a part of a job has cost for its outcome."""
-        self._spent_s[job.id] = self._spent_s.get(job.id, 0.0) + cost_s
-
     def _resolve(self, job: Job, outcome: Outcome) -> None:
-        self._deaths.pop(job.id, None)
+        spent_s = self._losses.settle(job.id)
         future = self._futures.setdefault(job.id, asyncio.get_running_loop().create_future())
         if not future.done():
-            future.set_result(replace(outcome, cost_s=outcome.cost_s + self._spent_s.pop(job.id, 0.0)))
+            future.set_result(replace(outcome, cost_s=outcome.cost_s + spent_s))
 
     async def _tell(self, slot: str) -> None:
         """Write down what a slot is at, and let those who wait look again."""

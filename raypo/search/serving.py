@@ -60,7 +60,7 @@ class PulseSender:
         self._pending: Any = None
         self.cancelled = False
 
-    def __call__(self, fraction: float, stage: str, loss: float | None = None) -> None:
+    def __call__(self, fraction: float, stage: str, loss: float | None = None, saved: float = 0.0) -> None:
         """Send at most every PULSE_S seconds, and wait for the answer no longer than the steps since do not notice."""
         since = time.monotonic() - self._last
         if self._rank != 0 or since < PULSE_S:
@@ -68,7 +68,7 @@ class PulseSender:
         self._last = time.monotonic()
         if not self._answered(within_s=0):
             return
-        pulse = Pulse(self._job.id, self._job.trial, fraction, stage, loss)
+        pulse = Pulse(self._job.id, self._job.trial, fraction, stage, loss, saved)
         self._pending = self._pool.pulse.remote(self._slot, self._attempt, pulse, self._job)
         self._answered(within_s=min(0.01 * since, PULSE_S))
 

@@ -124,7 +124,7 @@ class _Telling:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say, self._told, self._tenth = say, "", -1
 
-    def __call__(self, fraction: float, stage: str, loss: float | None = None) -> None:
+    def __call__(self, fraction: float, stage: str, loss: float | None = None, **_: object) -> None:
         tenth = int(fraction * 10) if stage == "training" else -1
         if stage != self._told or tenth != self._tenth:
             self._told, self._tenth = stage, tenth

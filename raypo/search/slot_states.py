@@ -29,6 +29,8 @@ class SlotState:
     reports: dict[int, str | None] = field(default_factory=dict)
     faults: set[Fault] = field(default_factory=set)
     pulse: Pulse | None = None
+    saved: float = 0.0
+    """Fraction of the schedule of its job's newest checkpoint."""
     busy_s: float = 0.0
     leaving: bool = False
     """A node of it will be taken away."""
@@ -40,7 +42,7 @@ class SlotState:
         """Hand out the index-th job; a rank may be one job behind the others."""
         self.jobs[index] = job
         self.jobs.pop(index - 2, None)
-        self.current, self.since = job, now
+        self.current, self.since, self.saved = job, now, 0.0
         self.reports, self.faults = {}, set()
 
 

@@ -75,6 +75,11 @@ class Segment:
         finally:
             self._rescue_log()
 
+    @property
+    def saved(self) -> float:
+        """Fraction of the schedule of the newest checkpoint."""
+        return checkpoints.step_of(self.kept) / self.trainer.total_steps if self.kept else 0.0
+
     def _train(self, target: int) -> None:
         steps = 1  # at a time; where one takes long, a notice or a command is heeded after it
         while self.trainer.step < target:
@@ -108,7 +113,7 @@ class Segment:
         fraction = self.trainer.step / self.trainer.total_steps
         if rank() == 0:
             self._log.append(dumps({"step": self.trainer.step, "fraction": fraction, **metrics, "time": time.time()}))
-        self._pulse(fraction, "training", metrics.get("loss"))
+        self._pulse(fraction, "training", metrics.get("loss"), saved=self.saved)
 
     def _save(self) -> None:
         if self.kept is not None and checkpoints.step_of(self.kept) == self.trainer.step:

@@ -42,9 +42,11 @@ class Pulse:
 
     def __init__(self) -> None:
         self.stages: list[str] = []
+        self.saved: list[float] = []
 
-    def __call__(self, _fraction: float, stage: str, _loss: float | None = None) -> None:
+    def __call__(self, _fraction: float, stage: str, _loss: float | None = None, saved: float = 0.0) -> None:
         self.stages.append(stage)
+        self.saved += [saved] if stage == "training" else []
 
 
 def open_bench(study: Study, folder: Path) -> TrialBench:

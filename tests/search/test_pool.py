@@ -235,6 +235,24 @@ def test_a_job_that_kills_every_group_is_told_failed(tmp_path: Path) -> None:
     run(story())
 
 
+def test_a_job_that_gets_on_between_the_deaths_of_its_groups_is_given_out_again(tmp_path: Path) -> None:
+    async def story() -> None:
+        pool = new_pool(tmp_path, workers=1, recycle_after=100)
+        waiting = asyncio.create_task(pool.submit(job("t-0")))
+        for life in range(3 * MAX_DEATHS):
+            group = f"a{life}"
+            await pool.enter("slot-0", group, 0, "node", life)
+            given = await soon(pool.next_job("slot-0", group, 0))
+            saved = 0.1 * (life // (MAX_DEATHS - 1))
+            await pool.pulse("slot-0", group, Pulse(given.id, "t-0", 0.9, "training", saved=saved), given)
+            await pool.pulse("slot-0", group, Pulse(given.id, "t-0", 0.0, "generating"), given)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+
+    run(story())
+
+
 def test_a_slot_waits_a_moment_for_the_next_part_of_its_trial(tmp_path: Path) -> None:
     async def story() -> None:
         pool = new_pool(tmp_path, workers=1, recycle_after=100)

@@ -384,8 +384,8 @@ class Steps(Pulse):
         super().__init__()
         self.steps: list[int] = []
 
-    def __call__(self, fraction: float, stage: str, loss: float | None = None) -> None:
-        super().__call__(fraction, stage, loss)
+    def __call__(self, fraction: float, stage: str, loss: float | None = None, saved: float = 0.0) -> None:
+        super().__call__(fraction, stage, loss, saved)
         self.steps += [round(8 * fraction)] if stage == "training" else []
 
 
@@ -406,6 +406,7 @@ def test_a_trial_goes_on_elsewhere_bit_for_bit_and_is_recorded_once(
         found.append(bench.run(job.until_fraction(until), pulse))
         bench.close()
     assert pulse.steps == [1, 2, 3, 4, 5, 6, 7, 8], "no step twice"
+    assert pulse.saved == [0.0] * 4 + [0.5] * 4, "the pool is told how far nothing can be lost any more"
     assert [outcome.evaluation for outcome in found] == [outcome.evaluation for outcome in wanted]
     machine("c")
     bench = open_bench(study, search.copy.location)  # type: ignore[arg-type]

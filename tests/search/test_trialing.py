@@ -24,8 +24,8 @@ def steps(log: Path) -> list[int]:
 class Breaks(Pulse):
     """Raises after the fifth of 24 steps."""
 
-    def __call__(self, fraction: float, stage: str, loss: float | None = None) -> None:
-        super().__call__(fraction, stage, loss)
+    def __call__(self, fraction: float, stage: str, loss: float | None = None, saved: float = 0.0) -> None:
+        super().__call__(fraction, stage, loss, saved)
         if stage == "training" and round(fraction * 24) == 5:
             raise RuntimeError("the device is gone")
 
@@ -93,8 +93,8 @@ class Cancelled(Pulse):
         super().__init__()
         self.step_s = step_s
 
-    def __call__(self, fraction: float, stage: str, loss: float | None = None) -> None:
-        super().__call__(fraction, stage, loss)
+    def __call__(self, fraction: float, stage: str, loss: float | None = None, saved: float = 0.0) -> None:
+        super().__call__(fraction, stage, loss, saved)
         if stage == "training":
             time.sleep(self.step_s)
             self.cancelled = round(fraction * 24) >= 2
