@@ -34,6 +34,7 @@ class Held:
     """
 
     def __init__(self, copy: WorkingCopy, search: str) -> None:
+        self._copy = copy
         self._search, self._mine = search, {**_myself(), "owner": uuid.uuid4().hex}
         self._here, self._there = LocalNote(copy.path / LEASE), copy.note(LEASE)
         self._seen = time.time()
@@ -45,11 +46,12 @@ class Held:
         """Write the lease, in the place of one whose driver is dead.
 
         Raises:
-            StorageError: another driver holds it and is alive, or was faster.
+            StorageError: another driver holds it and is alive, or was faster; the storage cannot be written.
         """
         _take(self._here, json.dumps(self._mine), self._search)
         if self._there is not None:
-            _take_note(self._there, json.dumps(self._mine), self._search)
+            with self._copy.reaching():
+                _take_note(self._there, json.dumps(self._mine), self._search)
         self._seen = time.time()
 
     def look(self) -> None:

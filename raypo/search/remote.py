@@ -47,7 +47,7 @@ class WorkingCopy:
         """The lease of a driver, which may write only while no other one has the search."""
         if is_remote(self.location):
             self.path = cache_home() / of / hash_of(self.storage) / name
-            with self._reaching():
+            with self.reaching():
                 self._files, self._base = open_filesystem(self.location)
 
     @property
@@ -68,7 +68,7 @@ class WorkingCopy:
         if self._files is None:
             found_here = [found.parent.name for found in self.path.parent.glob("*/search.json")]
             return sorted(filter(is_name, found_here))
-        with self._reaching():
+        with self.reaching():
             base = fs.FileSelector(self._base.rpartition("/")[0], allow_not_found=True)
             folders = [info.path for info in self._files.get_file_info(base) if info.type is fs.FileType.Directory]
             found = self._files.get_file_info([f"{folder}/search.json" for folder in folders]) if folders else []
@@ -79,7 +79,7 @@ class WorkingCopy:
     def push(self, *paths: Path) -> None:
         """Copy files into the mirror, one after the other; one that is not here goes there too."""
         for path in paths if self._files else ():
-            with self._reaching():
+            with self.reaching():
                 self._may_write()
                 if path.exists():
                     self._send(path)
@@ -90,7 +90,7 @@ class WorkingCopy:
         """Copy a folder into the mirror, with the file that makes it whole last."""
         if self._files is None:
             return
-        with self._reaching():
+        with self.reaching():
             self._may_write()
             self._remove(folder / marker)
             self._remove(folder)
@@ -102,14 +102,14 @@ class WorkingCopy:
     def pull(self, *paths: Path) -> None:
         """Make files here what they are in the mirror: new, replaced or gone."""
         if self._files is not None and paths:
-            with self._reaching(), ThreadPoolExecutor(AT_ONCE) as threads:
+            with self.reaching(), ThreadPoolExecutor(AT_ONCE) as threads:
                 list(threads.map(self._fetch, paths))
 
     def pull_folder(self, folder: Path, marker: str) -> bool:
         """Make a folder here what it is in the mirror, whole or not at all; whether it is here."""
         if self._files is None:
             return (folder / marker).exists()
-        with self._reaching():
+        with self.reaching():
             there = self._there(folder / marker)
             if not _same(folder / marker, there):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -128,7 +128,7 @@ class WorkingCopy:
         """Remove a file or folder, first of all the file that makes it whole."""
         self._may_write()
         if self._files is not None:
-            with self._reaching():
+            with self.reaching():
                 if marker is not None:
                     self._remove(path / marker)
                 self._remove(path)
@@ -146,7 +146,7 @@ class WorkingCopy:
         if self._files is None:
             return []
         base = self._at(folder)
-        with self._reaching():
+        with self.reaching():
             found = self._files.get_file_info(fs.FileSelector(base, allow_not_found=True, recursive=True))
         whole = [info.path for info in found if info.is_file and not info.base_name.startswith(".")]
         return sorted(path[len(base) :].strip("/") for path in whole)
@@ -156,7 +156,7 @@ class WorkingCopy:
     def push_journal(self, path: Path) -> None:
         """Push the whole lines of a file that others append to meanwhile."""
         if self._files is not None and path.exists():
-            with self._reaching(), self._in_turn:
+            with self.reaching(), self._in_turn:
                 self._may_write()
                 content = path.read_bytes()
                 replace_file(self._files, self._at(path), content[: content.rfind(b"\n") + 1])
@@ -165,7 +165,7 @@ class WorkingCopy:
         """Take over the mirror's journal, unless the one here is the same and goes on from there."""
         if self._files is None or not self._there(path).is_file:
             return
-        with self._reaching(), self._files.open_input_stream(self._at(path)) as stream:
+        with self.reaching(), self._files.open_input_stream(self._at(path)) as stream:
             there = stream.read()
         if not path.exists() or not path.read_bytes().startswith(there):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ class WorkingCopy:
 
     def _there(self, path: Path) -> fs.FileInfo:
         assert self._files is not None
-        with self._reaching():
+        with self.reaching():
             return self._files.get_file_info(self._at(path))
 
     def _send(self, path: Path) -> None:
@@ -213,7 +213,7 @@ class WorkingCopy:
             self._files.delete_file(there.path)
 
     @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
+    def reaching(self) -> Iterator[None]:
         """What goes wrong on the way, whatever store it is, in one line."""
         try:
             yield

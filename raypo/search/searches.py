@@ -32,7 +32,7 @@ from raypo.search.folders import (
     write_json,
 )
 from raypo.search.grid import grid_cells
-from raypo.search.lease import holder, holder_here
+from raypo.search.lease import LEASE, holder, holder_here, lease
 from raypo.search.ledger import Ledger
 from raypo.search.remote import WorkingCopy
 from raypo.study import Study, build
@@ -131,6 +131,27 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
         StorageError: the name is taken.
     """
     search = _at(study.storage, name or study.name)
+    _check_free(search, study)
+    with lease(search.copy, search.name):
+        _check_free(search, study)  # of two that make it at once, one does
+        if search.copy.mirrored:
+            _clear(search.path)  # of a search that is not there any more
+        _write(search.path / "study.yaml", yaml.dump(study.written()))
+        settings = {
+            "name": search.name,
+            "allow_code": study.allow_code,
+            "targets": targets(study),
+            "versions": versions(),
+            "goals": study.objective.pareto or (),
+            "ledger": study.ledger,
+        }
+        write_json(search.path / "search.json", {**settings, **also})
+        search.copy.push(*search._files)
+    return search
+
+
+def _check_free(search: SearchFolder, study: Study) -> None:
+    search.copy.pull(search.path / "search.json")
     if (search.path / "search.json").exists():
         raise StorageError(
             f"{search.name}: there is a search of that name in {search.copy.storage}; "
@@ -142,24 +163,14 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
             f"{search.name}: the ledger {study.ledger} holds a search of that name whose folder is not in "
             f"{search.copy.storage}; name its --storage to go on with it, or start anew under another name: --name"
         )
-    if search.copy.mirrored:
-        shutil.rmtree(search.path, ignore_errors=True)  # of a search that is not there any more
-    search.path.mkdir(parents=True, exist_ok=True)
-    _write(search.path / "study.yaml", yaml.dump(study.written()))
-    write_json(
-        search.path / "search.json",
-        {
-            "name": search.name,
-            "allow_code": study.allow_code,
-            "targets": targets(study),
-            "versions": versions(),
-            "goals": study.objective.pareto or (),
-            "ledger": study.ledger,
-            **also,
-        },
-    )
-    search.copy.push(*search._files)
-    return search
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LEASE:
+            path.unlink(missing_ok=True)
 
 
 def discard_if_empty(search: SearchFolder, taken: Collection[str] = ()) -> None:

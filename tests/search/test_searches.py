@@ -8,6 +8,7 @@ import pytest
 from played import Played, new, study_in
 
 from raypo.errors import StorageError
+from raypo.search import searches
 from raypo.search.commands import Commands
 from raypo.search.folders import artifact_store
 from raypo.search.jobs import Job
@@ -15,6 +16,7 @@ from raypo.search.keeping_up import kept_up
 from raypo.search.lease import lease
 from raypo.search.searches import SearchFolder, create, discard_if_empty, opened
 from raypo.search.sharing import prune
+from raypo.study import Study
 
 
 @pytest.fixture(params=["folder", "object store"])
@@ -53,6 +55,23 @@ def test_a_search_with_a_trial_keeps_its_name(storage: str) -> None:
     assert [row.name for row in search.ledger.rows()] == ["dpo-0000"]
     with pytest.raises(StorageError, match="there is a search of that name"):
         new(storage)  # type: ignore[arg-type]
+
+
+def test_of_two_that_make_a_search_at_once_one_does(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, refused = searches.targets, []
+
+    def meanwhile(study: Study) -> dict[str, int | None]:
+        if not refused:
+            refused.append("tries")
+            with pytest.raises(StorageError) as told:
+                create(study_in(storage, trials=9))  # type: ignore[arg-type]
+            refused.append(str(told.value))
+        return whole(study)
+
+    monkeypatch.setattr(searches, "targets", meanwhile)
+    search = create(study_in(storage, trials=7))  # type: ignore[arg-type]
+    assert "a driver runs it already" in refused[1]
+    assert search.study().search.trials == search.settings["targets"]["dpo"] == 7
 
 
 def test_a_search_that_another_driver_has_taken_up_is_left_to_it(storage: str) -> None:
