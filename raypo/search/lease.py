@@ -17,7 +17,7 @@ import psutil
 
 from raypo.artifacts.lease import LocalNote, Note
 from raypo.artifacts.mirror import ObjectNote
-from raypo.errors import StorageError
+from raypo.errors import StorageError, StorageUnavailable
 from raypo.search.remote import WorkingCopy
 
 LEASE = "driver.lease"
@@ -48,7 +48,13 @@ class Held:
         Raises:
             StorageError: another driver holds it and is alive, or was faster; the storage cannot be written.
         """
-        _take(self._here, json.dumps(self._mine), self._search)
+        try:
+            _take(self._here, json.dumps(self._mine), self._search)
+        except OSError as error:
+            raise StorageUnavailable(
+                f"storage {self._copy.path.parent}: cannot be written, got {error.strerror}; mend that, or name "
+                f"another place: --storage"
+            ) from error
         if self._there is not None:
             with self._copy.reaching():
                 _take_note(self._there, json.dumps(self._mine), self._search)

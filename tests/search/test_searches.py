@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from played import Played, new, study_in
 
-from raypo.errors import StorageError
+from raypo.errors import StorageError, StorageUnavailable
 from raypo.search import searches
 from raypo.search.commands import Commands
 from raypo.search.folders import artifact_store
@@ -72,6 +72,11 @@ def test_of_two_that_make_a_search_at_once_one_does(storage: str, monkeypatch: p
     search = create(study_in(storage, trials=7))  # type: ignore[arg-type]
     assert "a driver runs it already" in refused[1]
     assert search.study().search.trials == search.settings["targets"]["dpo"] == 7
+
+
+def test_a_storage_that_cannot_be_written_is_told() -> None:
+    with pytest.raises(StorageUnavailable, match=r"storage /proc/nowhere: cannot be written, got .*--storage"):
+        create(study_in("/proc/nowhere"))  # type: ignore[arg-type]
 
 
 def test_a_search_that_another_driver_has_taken_up_is_left_to_it(storage: str) -> None:
