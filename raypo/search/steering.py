@@ -67,9 +67,8 @@ class Steering:
         for command in self._commands.open():
             if command.halts and command.asked < self._since:
                 self._commands.close(command, "its driver had ended already", accepted=False)
-        if self._conductor.study.search.priors:
-            for label in self._conductor.study.methods:
-                self._enqueue_priors(label)
+        for label in self._conductor.study.methods:
+            self._enqueue_priors(label)
         self.tick()
 
     @contextlib.contextmanager
@@ -157,6 +156,9 @@ class Steering:
         self._commands.close(command, answer)
         self._stand()
         self._say(answer)
+        if command.kind == "extend":
+            for label in self._conductor.study.methods:
+                self._enqueue_priors(label)
         if command.halts == "stop":
             self._conductor.stopping = True
 
@@ -169,13 +171,16 @@ class Steering:
         revision = conductor.revision + 1
         self._targets = dict(self._revise(study, revision))
         conductor.adopt(study, revision)
-        if study.search.priors:
-            self._enqueue_priors(label)
+        self._enqueue_priors(label)
 
     def _enqueue_priors(self, label: str) -> None:
-        said = enqueue_priors(self._conductor.study, self._conductor.ledger, label, self._targets[label])
-        if said:
-            self._say(said)
+        """Enqueue the published points that a method has trials for."""
+        conductor, target = self._conductor, self._targets[label]
+        if conductor.study.search.priors:
+            room = None if target is None else target + self._commands.standing().trials.get("", 0)
+            said = enqueue_priors(conductor.study, conductor.ledger, label, room)
+            if said:
+                self._say(said)
 
     # State ----------------------------------------------------------------------------------------------------------
 

@@ -383,6 +383,21 @@ def test_published_points_are_tried_first_once(tmp_path: Path) -> None:
     assert [job.label for job in played.jobs[:8:2]] == ["dpo", "ipo", "dpo", "ipo"], "methods advance evenly"
 
 
+def test_an_extension_goes_on_with_published_points(tmp_path: Path) -> None:
+    priors = [{"beta": 0.05}, {"beta": 0.1}, {"beta": 0.2}, {"beta": 0.5}]
+    methods = {**STUDY["methods"], "dpo": {**STUDY["methods"]["dpo"], "priors": priors}}
+    wanted = {**STUDY["search"], "priors": True, "trials": 2}
+    study = build({**STUDY, "methods": methods, "search": wanted, "storage": str(tmp_path)}, "played")
+    search = searches.create(study)
+    Played(search, study).run()
+    commands = Commands(search.ledger)
+    commands.send("extend", trials=1, hours=0.0)
+    commands.send("enqueue", method="dpo", values={"beta": 0.3})
+    played = Played(search, study).run()
+    assert [row.params["beta"] for row in played.rows.values() if row.label == "dpo"] == [0.05, 0.1, 0.2, 0.3]
+    assert Counter(row.label for row in played.rows.values()) == {"dpo": 4, "ipo": 3}
+
+
 def test_a_trial_that_hangs_does_not_let_the_other_method_run_away(tmp_path: Path) -> None:
     search = new(tmp_path, trials=20, sampler="tpe")
     conductor = Played(search).conductor
