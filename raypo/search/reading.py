@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raypo.search.folders import origins_file, read_json, trial_folder
+from raypo.search.folders import contents_file, origins_file, read_json, trial_folder
 from raypo.search.ledger import Ledger, Row
 from raypo.search.results import Evaluation, SearchResults, TrialResult, Value
 from raypo.search.searches import SearchFolder
@@ -29,6 +29,7 @@ def read_results(search: SearchFolder, study: Study | None = None, ledger: Ledge
         versions=search.settings["versions"],
         trials=tuple(trial_result(row, search.path, study) for row in rows),
         origins=read_json(origins_file(search.path)) or {},
+        contents=read_json(contents_file(search.path)) or {},
         allow_code=study.allow_code,
     )
 

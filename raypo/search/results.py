@@ -87,8 +87,8 @@ class TrialResult:
 class SearchResults:
     """All trials of a search with the resolved study file and the versions it ran under.
 
-    `origins` has the model and the data that all trials come from, by kind, each with its content hash; `allow_code`
-    says whether the study may run code of its own.
+    `origins` has the model and the data that all trials come from, by kind, each with its content hash, `contents` the
+    hash of every source by its key in the study; `allow_code` says whether the study may run code of its own.
     """
 
     name: str
@@ -97,6 +97,7 @@ class SearchResults:
     versions: Mapping[str, str]
     trials: tuple[TrialResult, ...]
     origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
     allow_code: bool = False
 
     @property

@@ -23,6 +23,7 @@ from raypo.search.folders import (
     LIVE,
     MODEL,
     READ,
+    contents_file,
     location_of,
     origins_file,
     read_json,
@@ -95,8 +96,8 @@ class SearchFolder:
 
     def pull(self) -> None:
         """Bring the mirror's settings and journal here."""
-        beside = (self.path / LIVE, self.path / CURSOR, origins_file(self.path), usage_file(self.path))
-        self.copy.pull(*self._files, *beside)
+        sources = (origins_file(self.path), contents_file(self.path))
+        self.copy.pull(*self._files, *sources, self.path / LIVE, self.path / CURSOR, usage_file(self.path))
         self.copy.pull_journal(self.journal)
 
     def push_journal(self) -> None:

@@ -17,6 +17,7 @@ from raypo.evaluation.goals import as_measured, metric_of
 from raypo.evaluation.metrics import Metric
 from raypo.search import ranking
 from raypo.search.results import SearchResults, TrialResult, Value
+from raypo.tracking.measure import measure_of
 
 COUNTED = ("finished", "pruned", "failed", "diverged")
 FIGURES = ("win_rate", "ci_low", "ci_high", "n", "kl", "length")
@@ -89,6 +90,8 @@ class Comparison:
     opponent: str
     goals: tuple[str, ...] = ("win_rate",)
     front: tuple[Unbeaten, ...] = ()
+    measure: Mapping[str, str] = field(default_factory=dict)
+    """What the figures were measured with, by key of the study."""
 
     @property
     def metric(self) -> Metric:
@@ -133,6 +136,7 @@ def compare(results: SearchResults) -> Comparison:
         opponent=str(objective.get("opponent", "start")),
         goals=goals,
         front=tuple(found for method in results.methods for found in unbeaten(results, method)) if goals[1:] else (),
+        measure=measure_of(results),
     )
 
 

@@ -20,6 +20,7 @@ from raypo.errors import StudyError
 from raypo.evaluation.goals import metric_of
 from raypo.json import dumps
 from raypo.tracking.compare import Comparison, MethodRow, as_json, caption
+from raypo.tracking.measure import unlike
 
 FORMATS = ("markdown", "csv", "json", "latex")
 _LATEX = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "±": r"$\pm$", "β": r"$\beta$"})
@@ -122,6 +123,8 @@ def side_by_side(comparisons: Sequence[Comparison]) -> Table:
     for comparison in comparisons:
         said.setdefault(caption(comparison), []).append(comparison.search)
     text = " ".join(words if len(said) == 1 else f"{', '.join(names)}: {words}" for words, names in said.items())
+    if apart := unlike([comparison.measure for comparison in comparisons]):
+        text += f" Not of one measure, so compare within a column: the searches differ in {', '.join(apart)}."
     shown = metrics[0].axis if alike else "what each search chose its winners by"
     return Table(f"By method and search: {shown}", ("method", *heads), rows, text)
 

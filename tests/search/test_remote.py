@@ -28,6 +28,7 @@ from raypo.search.jobs import Job, Outcome
 from raypo.search.keeping_up import kept_up
 from raypo.search.lease import LEASE, holder, lease
 from raypo.search.pruning import verdicts
+from raypo.search.reading import read_results
 from raypo.search.remote import WorkingCopy
 from raypo.search.rivals import scores_of
 from raypo.search.searches import SearchFolder, create, discard_if_empty, opened
@@ -420,6 +421,7 @@ def test_a_trial_goes_on_elsewhere_bit_for_bit_and_is_recorded_once(
     folder, calm = trial_folder(result.path, "dpo-0000"), trial_folder(tmp_path / "calm" / "small", "dpo-0000")
     assert {path.name for path in folder.iterdir()} == {"metrics.jsonl", "completions.parquet"}
     assert losses(folder) == losses(calm)
+    assert {"model", "data.source", "objective.prompts"} <= read_results(result).contents.keys()
     result.copy.pull_folder(folder / "model", "config.json")
     weights = [(each / "model" / "model.safetensors").read_bytes() for each in (folder, calm)]
     assert weights[0] == weights[1]

@@ -30,6 +30,9 @@ CONFIRMED = {
     "length": 44.0,
 }
 
+START = {"base-model": {"name": "small", "content": "x", "start": "x"}}
+ALSO: list[dict[str, str]] = [{}, {"base_url": "http://b"}, {"template": "alpaca_eval"}]
+
 
 def with_win_rate(trial: TrialResult, win_rate: float) -> TrialResult:
     return replace(trial, history=(*trial.history[:-1], replace(trial.history[-1], win_rate=win_rate)))
@@ -80,7 +83,7 @@ def test_confirmed_trials_win_over_the_optimistic_figures_of_the_others(results:
 def test_a_confirmation_of_which_every_seed_failed_changes_no_figure(results: SearchResults) -> None:
     plain = compare(results).rows[0]
     lost = {"seeds": 0, "failed": {f"{plain.trial}.s0": "out of memory", f"{plain.trial}.s1": "out of memory"}}
-    searched = replace(results, study={**results.study, "objective": {"metric": "score", "judge": "rule"}})
+    searched = replace(results, study={**results.study, "objective": {"metric": "score", "judge": {"kind": "rule"}}})
     comparison = compare(changed(searched, plain.trial, confirmation=lost))
     row = comparison.rows[0]
     assert (row.trial, row.win_rate, row.n) == (plain.trial, plain.win_rate, plain.n)
@@ -173,6 +176,26 @@ def test_searches_stand_side_by_side_even_with_different_methods(results: Search
     assert table.rows[0][1] == table.rows[0][2]
     assert "smaller: Win rate against start by judge llm m" in table.caption
     assert len(json.loads(render([compare(results), compare(other)], "json"))) == 2
+
+
+def test_searches_that_were_measured_differently_are_told(results: SearchResults) -> None:
+    def caption_beside(other: SearchResults) -> str:
+        return side_by_side([compare(known), compare(other)]).caption
+
+    known = replace(results, contents={"objective.prompts": "a", "data.source": "b"}, origins=START)
+    objective = {**known.study["objective"]}
+    assert "measure" not in caption_beside(replace(known, contents={**known.contents, "data.source": "c"}))
+    assert "measure" not in caption_beside(replace(known, contents={})), "of an older search nothing is known"
+    assert caption_beside(replace(known, contents={"objective.prompts": "c"})).endswith(
+        "Not of one measure, so compare within a column: the searches differ in objective.prompts."
+    )
+    start = {"base-model": {**START["base-model"], "start": "tuned"}}
+    assert "differ in objective.opponent." in caption_beside(replace(known, origins=start))
+    judge = {"kind": "llm", "model": "m", "template": "hh", "base_url": "http://a"}
+    asked = [replace(known, study={"objective": {**objective, "judge": {**judge, **also}}}) for also in ALSO]
+    same, other, *_ = (side_by_side([compare(asked[0]), compare(search)]).caption for search in asked[1:])
+    assert "measure" not in same, "where the server is makes no other verdict"
+    assert "differ in objective.judge." in other
 
 
 def test_diff_shows_what_differs_and_what_it_did_at_the_last_shared_point(results: SearchResults) -> None:
