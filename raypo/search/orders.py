@@ -108,8 +108,12 @@ def _extend(conductor: LedgerConductor, trials: int, hours: float) -> str:
         for row in conductor.ledger.rows():
             if row.state == "stopped" and row.reason == OUT_OF_BUDGET and row.label not in conductor.dropped:
                 _issue(conductor, conductor.ledger.resumed(row, f"extended:{row.number}"))
-    added = [f"{trials} more trials of every method" if trials else "", f"{hours:g} more hours" if hours else ""]
+    added = [_more(trials, "trial", " of every method"), _more(hours, "hour")]
     return " and ".join(filter(None, added)) + ("" if hours else _proviso(conductor, conductor.study.methods))
+
+
+def _more(count: float, unit: str, of: str = "") -> str:
+    return f"{count:g} more {unit}{'' if count == 1 else 's'}{of}" if count else ""
 
 
 def _proviso(conductor: LedgerConductor, labels: Iterable[str]) -> str:
