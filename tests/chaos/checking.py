@@ -64,15 +64,15 @@ def table(folder: Path) -> list[dict[str, Any]]:
 def check(folder: Path, calm: Path, trials: int, ended_at: dict[str, float]) -> Faults:
     """Compare a disturbed search with its undisturbed twin; `ended_at` is what `finished` said before the last kill."""
     rows, twin = table(folder), table(calm)
-    reports = Counter(_reports(folder / "ledger.journal"))
+    told = Counter(reports(folder / "ledger.journal"))
     again = finished(folder)
     return Faults(
         # Real training may diverge; that the undisturbed search has the same trial diverge is seen from the rows.
         lost_trials=trials - sum(row["state"] in (*ENDED, "diverged") for row in rows),
         lost_reports=sum(len(row["evaluations"]) for row in twin) - sum(len(row["evaluations"]) for row in rows),
-        double_reports=sum(count - 1 for count in reports.values()),
+        double_reports=sum(count - 1 for count in told.values()),
         finished_run_again=sum(again.get(name) != stamp for name, stamp in ended_at.items()),
-        too_much_work_lost=sum(lost > INTERVAL for log in folder.glob("trials/*/work.log") for lost in _lost(log)),
+        too_much_work_lost=sum(lost > INTERVAL for log in folder.glob("trials/*/work.log") for lost in lost_steps(log)),
         rows_unlike=sum(mine != theirs for mine, theirs in zip(rows, twin, strict=False)) + abs(len(rows) - len(twin)),
     )
 
@@ -83,13 +83,13 @@ def repeated(folder: Path) -> tuple[int, int]:
     return sum(len(taken) - len(set(taken)) for taken in steps), sum(map(len, steps))
 
 
-def _lost(log: Path) -> list[int]:
+def lost_steps(log: Path) -> list[int]:
     """At every fresh start, how many steps had to be taken again."""
     steps = [int(line) for line in log.read_text().split()]
     return [before + 1 - after for before, after in itertools.pairwise(steps) if after <= before]
 
 
-def _reports(journal: Path) -> list[tuple[int, str]]:
+def reports(journal: Path) -> list[tuple[int, str]]:
     entries = (json.loads(line) for line in journal.read_text().splitlines())
     return [
         (entry["trial_id"], key)
