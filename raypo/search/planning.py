@@ -43,6 +43,8 @@ _LENGTHS = (
     "data.split",
 )
 """Axes that change how long a trial is."""
+_OF_A_METHOD = ("method", "epochs", "steps", "batch_size")
+"""What an entry of `methods` says of how long its trials are."""
 
 
 @dataclass(frozen=True)
@@ -109,25 +111,34 @@ def plan(study: Study, say: Callable[[str], None], *, probing: bool = True) -> P
 
 def assembled(study: Study, methods: tuple[MethodPlan, ...], basis: str, memory: Memory) -> Plan:
     """The totals over all methods, their seeds and the confirmation; a budget holds the trials and not the latter."""
-    budget, resources = Budget.of(study, 0.0), study.resources
-    seeds = study.search.repeats.seeds
+    budget, seeds, top = Budget.of(study, 0.0), study.search.repeats.seeds, study.confirm.top
     trials = None if any(m.trials is None for m in methods) else sum(m.trials or 0 for m in methods)
-    again = sum(min(m.trials or study.confirm.top, study.confirm.top) for m in methods) * study.confirm.seeds
-    spent: float | None = None
-    if all(m.device_s is not None for m in methods):
+    again = [min(top if m.trials is None else m.trials, top) * study.confirm.seeds for m in methods]
+    hours = device_hours = None
+    costs = [m.device_s for m in methods if m.device_s is not None]
+    if len(costs) == len(methods):
+        confirming = sum(cost * n for cost, n in zip(costs, again, strict=True))
         wanted = sum((math.inf if m.trials is None else m.trials * seeds) * (m.device_s or 0.0) for m in methods)
-        confirming = study.confirm.top * study.confirm.seeds * sum(m.device_s or 0.0 for m in methods)
-        spent = min(wanted, budget.whole_s if budget.limited else math.inf) + confirming
+        searching = min(wanted, budget.whole_s if budget.limited else math.inf)
+        search_s = min(_lasts_s(study, searching, seeds * max(costs)), budget.wall_s or math.inf)
+        hours = (search_s + _lasts_s(study, confirming, max(costs))) / 3600
+        device_hours = (searching + confirming) / 3600
     return Plan(
         name=study.name,
         methods=methods,
-        runs=None if trials is None else trials * seeds + again,
-        hours=None if spent is None else spent / resources.slots / resources.workers / 3600,
-        device_hours=None if spent is None else spent / 3600,
+        runs=None if trials is None else trials * seeds + sum(again),
+        hours=hours,
+        device_hours=device_hours,
         basis=basis,
         memory=memory,
-        questions=questions_of(study, trials),
+        questions=questions_of(study, trials, sum(again)),
     )
+
+
+def _lasts_s(study: Study, device_s: float, longest_s: float) -> float:
+    """Seconds of the clock for so many device-seconds, of which a trial takes `longest_s` on one slot alone."""
+    slots, workers = study.resources.slots, study.resources.workers
+    return max(device_s / slots, min(device_s, longest_s)) / workers
 
 
 def device_s(study: Study, found: Probe, label: str, tokens: int) -> float:
@@ -144,22 +155,31 @@ def earlier(study: Study) -> tuple[dict[str, float], str] | None:
         with contextlib.suppress(StorageError):  # a folder that was renamed
             found.append(opened(study.storage, name))
     for search in sorted(found, key=lambda search: -(search.path / "search.json").stat().st_mtime):
-        if not _trains_the_same(study.written(), yaml.load_file(search.path / "study.yaml")):
+        before = yaml.load_file(search.path / "study.yaml")
+        if not _trains_the_same(study.written(), before):
             continue
-        known = _costs(study, search)
+        known = _costs(study, search, before["methods"])
         if known:
             return known, f"what trials of {search.name} cost"
     return None
 
 
-def _costs(study: Study, search: SearchFolder) -> dict[str, float]:
-    """What one training of each method has cost in a search; nothing where its ledger cannot be read."""
+def _costs(study: Study, search: SearchFolder, before: Mapping[str, Any]) -> dict[str, float]:
+    """What one training of each method that is as long has cost in a search, of whose study `before` has the methods.
+
+    Nothing where its ledger cannot be read.
+    """
     try:
         accounts = Accounts(replace(row, cost_s=_own_seed_s(row)) for row in search.ledger.rows())
     except StorageError:
         return {}
-    costs = {label: accounts.typical(label) for label in study.methods}
+    now = study.written()["methods"]
+    costs = {label: accounts.typical(label) for label in now if _as_long(now[label], before.get(label))}
     return {label: cost for label, cost in costs.items() if cost is not None}
+
+
+def _as_long(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
+    return other is not None and all(one.get(name) == other.get(name) for name in _OF_A_METHOD)
 
 
 def _own_seed_s(row: Row) -> float:

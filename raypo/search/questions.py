@@ -27,8 +27,8 @@ class Questions:
     cost: float | None
 
 
-def questions_of(study: Study, trials: int | None) -> Questions:
-    """Count the questions of so many trials, further seeds and the confirmation included."""
+def questions_of(study: Study, trials: int | None, again: int) -> Questions:
+    """Count the questions of so many trials with their further seeds, and of `again` trainings for the confirmation."""
     wanted = study.objective
     once, rates = _calls_per_comparison(study)
     at = len(wanted.at)
@@ -36,9 +36,8 @@ def questions_of(study: Study, trials: int | None) -> Questions:
     calls = None
     if trials is not None:
         unseen = (study.confirm.prompts or wanted.prompts).count if study.confirm.top else 0
-        confirming = unseen * study.confirm.top * study.confirm.seeds * once
-        again = (study.search.repeats.seeds - 1) * wanted.prompts.count * once
-        calls = trials * (per_trial + again) + confirming * len(study.methods)
+        further = (study.search.repeats.seeds - 1) * wanted.prompts.count * once
+        calls = trials * (per_trial + further) + again * unseen * once
         calls += wanted.prompts.count + unseen if rates else 0
     return Questions(wanted.judge.kind, wanted.prompts.count, at, per_trial, calls, _cost(study, calls))
 

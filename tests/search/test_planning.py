@@ -120,6 +120,17 @@ def test_an_earlier_search_tells_what_trials_cost(tmp_path: Path) -> None:
     assert made.device_hours == pytest.approx(3 * 120 / 3600)
 
 
+def test_an_earlier_search_tells_nothing_of_trials_of_another_length_or_method(tmp_path: Path) -> None:
+    study = study_with(tmp_path)
+    Played(searches.create(study, "before")).run()
+    content = study.written()
+    dpo, orpo = (content["methods"][label] for label in ("dpo", "orpo"))
+    methods = {"dpo": dpo | {"epochs": 20}, "orpo": orpo | {"beta": 0.5}}
+    assert earlier(build(content | {"methods": methods}, "planned")) == ({"orpo": 3.0}, "what trials of before cost")
+    methods = {"dpo": {"method": "kto"}, "orpo": orpo | {"batch_size": 4}}
+    assert earlier(build(content | {"methods": methods}, "planned")) is None
+
+
 def test_earlier_searches_that_cannot_be_read_tell_nothing(tmp_path: Path) -> None:
     study = study_with(tmp_path)
     for name in ("damaged", "whole", "renamed"):
@@ -151,15 +162,32 @@ def test_a_budget_bounds_hours_and_seeds_and_confirmation_count(tmp_path: Path) 
     assert (made.runs, made.hours, made.device_hours, made.questions.calls) == (None, 2.0, 8.0, None)
 
 
+def test_no_more_is_confirmed_than_there_is(tmp_path: Path) -> None:
+    content = study_with(tmp_path, search={"trials": 1}).written()
+    study = build({**content, "confirm": {"top": 3, "seeds": 2}}, "planned")
+    made = assembled(study, (MethodPlan("dpo", 1, 1, 1, 1, 100.0), MethodPlan("orpo", 1, 1, 1, 1, 50.0)), "", NOTHING)
+    assert (made.runs, made.device_hours) == (6, pytest.approx(3 * 150 / 3600))
+    assert made.questions.calls == 2 * 3 * 16 + 4 * 16 + 16 + 16
+
+
+@pytest.mark.parametrize(("search", "hours"), [({"repeats": {"seeds": 2}}, 3.0), ({"budget": {"wall_hours": 1}}, 2.0)])
+def test_no_search_is_over_before_its_longest_trial(tmp_path: Path, search: dict[str, Any], hours: float) -> None:
+    """A trial and its further seeds are on one slot at a time, however many there are."""
+    content = study_with(tmp_path, search=search, resources={"slots": 8}).written()
+    study = build({**content, "confirm": {"top": 1, "seeds": 2}}, "planned")
+    made = assembled(study, (MethodPlan("dpo", 1, 1, 1, 1, 7200.0),), "", NOTHING)
+    assert made.hours == pytest.approx(hours), "the confirmation's seeds are side by side"
+
+
 def test_questions_and_their_price(tmp_path: Path) -> None:
     judge = {"kind": "llm", "model": "some-model", "template": "hh", "price_per_million_tokens": [2.0, 8.0]}
     content = {**CONTENT, "objective": {**CONTENT["objective"], "judge": judge}, "storage": str(tmp_path)}
-    asked = questions_of(build(content, "planned"), 10)
+    asked = questions_of(build(content, "planned"), 10, 0)
     assert asked.calls_per_trial == 16 * 3 * 2, "both orders"
     assert asked.calls == 960
     assert asked.cost is not None
     assert 0 < asked.cost < 960 * (1000 * 2 + 512 * 8) / 1e6
-    assert questions_of(build(content, "planned"), None).cost is None
+    assert questions_of(build(content, "planned"), None, 0).cost is None
 
 
 def test_a_judge_without_prices_has_an_unknown_cost(tmp_path: Path) -> None:
@@ -167,7 +195,7 @@ def test_a_judge_without_prices_has_an_unknown_cost(tmp_path: Path) -> None:
     study = build(
         {**CONTENT, "objective": {**CONTENT["objective"], "judge": judge}, "storage": str(tmp_path)}, "planned"
     )
-    assert questions_of(study, 10).cost is None
+    assert questions_of(study, 10, 0).cost is None
     said = to_rich(assembled(study, (MethodPlan("dpo", 10, 1, 1, 1, None),), "", NOTHING)).renderables[-1]
     assert str(said).endswith("cost unknown without objective.judge.price_per_million_tokens")
 
@@ -175,7 +203,7 @@ def test_a_judge_without_prices_has_an_unknown_cost(tmp_path: Path) -> None:
 def test_calls_and_hours_bound_what_further_seeds_and_the_confirmation_may_take(tmp_path: Path) -> None:
     content = study_with(tmp_path, search={"repeats": {"seeds": 3, "promising_only": True}}).written()
     study = build({**content, "confirm": {"top": 1, "seeds": 2, "prompts": {"count": 100}}}, "planned")
-    asked = questions_of(study, 6)
+    asked = questions_of(study, 6, 4)
     assert asked.calls == 6 * (3 * 16 + 2 * 16) + 2 * 2 * 100 + 16 + 100, "the opponent answers unseen prompts too"
     methods = tuple(MethodPlan(label, 3, 1, 1, 1, 1.0) for label in ("dpo", "orpo"))
     made = assembled(study, methods, "", NOTHING)
