@@ -21,6 +21,8 @@ from raypo.search.wall_clock import WallClock
 from raypo.study import Study, build
 
 EVERY_S = 1.0
+ASKS_FOR_MORE = ("resume", "extend", "enqueue", "add_method")
+"""Commands that a driver which is ending cannot do, for it runs nothing any more."""
 
 
 class Slots(Protocol):
@@ -128,11 +130,13 @@ class Steering:
     def _carry_out(self, commands: list[Command]) -> None:
         conductor = self._conductor
         self._unsettled = set()
+        left = set[str]()
         for command in commands:
             about = self._about(command)
-            if about in self._unsettled:
+            if about in self._unsettled | left:
                 continue  # it has to see what an earlier one leads to
-            if conductor.stopping and command.kind in ("resume", "extend"):
+            if conductor.stopping and command.kind in ASKS_FOR_MORE:
+                left |= {about} if about is not None else set()
                 continue  # who goes on with the search does it
             try:
                 answer = carry_out(conductor, command, self._add)

@@ -172,9 +172,17 @@ def test_who_asks_a_paused_search_for_more_ends_the_pause(
     assert str(played.answer(command).answer).endswith("going on" if arguments.get("trial", 0) is None else "goes on")
 
 
-@pytest.mark.parametrize(("kind", "arguments"), [("extend", {"trials": 1, "hours": 0.0}), ("resume", {"trial": None})])
+@pytest.mark.parametrize(
+    ("kind", "arguments", "trials"),
+    [
+        ("extend", {"trials": 1, "hours": 0.0}, 6),
+        ("resume", {"trial": None}, 4),
+        ("enqueue", {"method": "dpo", "values": {"beta": 0.5}}, 5),
+        ("add_method", {"method": "orpo", "entry": {"beta": 0.1}}, 6),
+    ],
+)
 def test_what_is_asked_of_a_search_that_ends_is_done_by_the_next_driver(
-    tmp_path: Path, kind: Any, arguments: dict[str, Any]
+    tmp_path: Path, kind: Any, arguments: dict[str, Any], trials: int
 ) -> None:
     search = new(tmp_path)
     sent: list[Command] = []
@@ -189,7 +197,18 @@ def test_what_is_asked_of_a_search_that_ends_is_done_by_the_next_driver(
     again = Played(search).run()
     assert again.answer(sent[0]).accepted
     assert set(again.states.values()) == {"finished"}
-    assert len(again.states) == (6 if kind == "extend" else 4)
+    assert len(again.states) == trials
+
+
+def test_what_a_search_that_ends_leaves_is_done_before_what_was_asked_later(tmp_path: Path) -> None:
+    search = new(tmp_path)
+    Played(search, busy=at("dpo-0000", 0.5, lambda: Commands(search.ledger).send("stop", trial="dpo-0000"))).run()
+    ending = Played(search)
+    ending.steering.stop()
+    resume, stop = (ending.send(kind, trial="dpo-0000") for kind in ("resume", "stop"))
+    ending.run()
+    assert [ending.answer(command).answer for command in (resume, stop)] == [None, None]
+    assert Played(search).run().states["dpo-0000"] == "stopped"
 
 
 def test_stop_ends_the_driver_and_not_the_next_one(tmp_path: Path) -> None:
