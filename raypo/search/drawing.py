@@ -38,12 +38,16 @@ class Drawing:
             self._timelines[label] = Timeline(clock_of(study, label))
 
     def counts(self, targets: Mapping[str, int | None], dropped: Collection[str]) -> dict[str, int]:
-        """Trials drawn of each method that may still get some; a target of None has no end."""
+        """Trials drawn of each method that may still get some; a target of None has no end.
+
+        A grid ends with its last cell alone: of the trials that a fork took over, two may have one cell, or one none.
+        """
+        grid = self._study.search.sampler == "grid"
         drawn = {label: self._ledger.known(label).drawn for label in self._study.methods if label not in dropped}
         return {
             label: count
             for label, count in drawn.items()
-            if count < (targets[label] or math.inf)
+            if (grid or count < (targets[label] or math.inf))
             and not self._samplers[label].used_up(self._ledger.study(label), self._ledger.known(label))
         }
 

@@ -80,6 +80,33 @@ def test_a_fork_of_which_all_holds_goes_on_as_the_old_search_would(old: SearchFo
         )
 
 
+@pytest.mark.parametrize(
+    ("search", "changed"),
+    [
+        ({"sampler": "random", "trials": 5}, "search.sampler=grid"),
+        ({"sampler": "grid"}, "search.constraints=['lr <= 5e-5']"),
+    ],
+)
+def test_a_grid_that_takes_trials_over_tries_all_of_its_cells(
+    tmp_path: Path, search: dict[str, Any], changed: str
+) -> None:
+    """Random draws had some cells twice; of a grid's cells a new constraint leaves some out."""
+
+    def fails(job: Job) -> Outcome | None:
+        lost = search["sampler"] == "grid" and job.trial in ("dpo-0000", "dpo-0001")
+        return Outcome(job.trial, "failed", 0.0, reason="no room") if lost else None
+
+    axes = {"beta": {"choice": [0.01, 0.1, 0.5]}, "lr": {"choice": [1e-5, 1e-4]}}
+    content = {**STUDY, "storage": str(tmp_path), "methods": {"dpo": axes}, "search": {"pruner": "none", **search}}
+    first = create(build(content, "first"))
+    Played(first, outcome=fails).run()
+    made = fork(first, "second", [changed])
+    rows = Played(made.search).run().rows.values()
+    tried = {(row.params["beta"], row.params["lr"]) for row in rows}
+    rates = [1e-5] if search["sampler"] == "grid" else [1e-5, 1e-4]
+    assert tried >= {(beta, lr) for beta in (0.01, 0.1, 0.5) for lr in rates}
+
+
 def test_trials_that_are_best_here_and_whose_models_are_gone_are_named(old: SearchFolder) -> None:
     last, *_ = sorted(old.ledger.rows("dpo"), key=lambda row: row.params["beta"])
     rmtree(trial_folder(old.path, last.name) / "model")
