@@ -149,8 +149,11 @@ class Terminal:
     @property
     def _total(self) -> int | None:
         """Trials that all methods get, which commands may change; None where a budget decides."""
-        targets = [] if self._conductor is None else list(self._conductor.targets.values())
-        return None if None in targets else sum(target for target in targets if target is not None)
+        conductor, there = self._conductor, Counter(row.label for row in self._rows.values())
+        if conductor is None:
+            return 0
+        wanted = {label: there[label] if label in conductor.dropped else n for label, n in conductor.targets.items()}
+        return None if None in wanted.values() else sum(max(n or 0, there[label]) for label, n in wanted.items())
 
 
 def _pulses(cluster: Cluster) -> dict[str, Pulse]:

@@ -35,7 +35,7 @@ def followed(rows: list[Row], study: Study | None = None, **conductor: Any) -> t
     if study is not None:
         terminal.started("shown", None, study)  # type: ignore[arg-type]
     ledger = SimpleNamespace(rows=lambda: rows)
-    played = SimpleNamespace(**{"targets": {"dpo": 64}, "ledger": ledger, "halted": False, **conductor})
+    played = SimpleNamespace(**{"targets": {"dpo": 64}, "ledger": ledger, "halted": False, "dropped": (), **conductor})
     terminal.running(None, played)  # type: ignore[arg-type]
     return terminal, shown
 
@@ -56,6 +56,13 @@ def test_a_search_that_is_paused_runs_nothing_and_has_no_time_left() -> None:
     terminal.event("ended", row(0, "finished"))
     terminal.event("ended", row(2, "finished"))
     assert terminal._progress() == "2/64 trials over (2 finished, 1 unfinished), paused until raypo resume"
+
+
+def test_a_dropped_method_counts_with_what_it_had_and_a_grid_with_all_that_a_fork_took_over() -> None:
+    others = [("ipo", "stopped"), ("kto", "running")]
+    rows = [row(0, "finished"), *(Row(f"{label}-0000", label, 0, state, {}, 0) for label, state in others)]
+    shared: dict[str, Any] = {"targets": {"dpo": 2, "ipo": 16, "kto": 0}, "dropped": {"ipo"}}
+    assert followed(rows, **shared)[0]._progress().startswith("2/4 trials over")
 
 
 def test_trials_stand_in_the_order_of_what_is_maximised_which_is_shown() -> None:
