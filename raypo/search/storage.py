@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -21,12 +25,61 @@ def open_storage(where: str | Path) -> BaseStorage:
         return _database(where)
     path = str(where)
     try:
-        return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+        return JournalStorage(WholeLines(path, lock_obj=JournalFileOpenLock(path)))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StorageError(
             f"{path}: holds a line that cannot be read ({error}); raypo resume mends the end of a journal, and says "
             f"which line is damaged where that is not the last"
         ) from None
+
+
+class WholeLines(JournalFileBackend):
+    """A journal file whose entries are written whole or not at all, be the disk full or another writer dead.
+
+    Optuna's own leaves a part of a line there, and what is written behind that damages all that follows.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        entries = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with self._alone(), _open(self._file_path) as file:
+            end = _end_of_lines(file)
+            os.ftruncate(file, end)  # a torn line was never told to anybody as written
+            try:
+                _write(file, entries)
+            except BaseException:
+                os.ftruncate(file, end)
+                raise
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[int]:
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _end_of_lines(file: int) -> int:
+    """Where the last whole line ends."""
+    end = os.fstat(file).st_size
+    while end and os.pread(file, 1, end - 1) != b"\n":
+        end -= 1
+    return end
+
+
+def _write(file: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(file, content) :]
+    os.fsync(file)
 
 
 def _database(url: str) -> BaseStorage:

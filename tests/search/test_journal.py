@@ -1,5 +1,8 @@
 """A journal torn by a crash is mended; one damaged in the middle is refused."""
 
+import contextlib
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,38 @@ def test_a_torn_tail_is_cut_off_and_kept(journal: Path, cut: int) -> None:
     assert len(rows) == 3
     row = Ledger(journal, "s").ask("dpo", make_sampler("random", 0, SPACE), seed=1)
     assert Ledger(journal, "s").row(row.name).name == "dpo-0003"
+
+
+@contextlib.contextmanager
+def no_room_beyond(size: int) -> Iterator[None]:
+    """Files take no more bytes than that: a write gets as far, and fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_finds_no_room_leaves_nothing_of_its_line(journal: Path) -> None:
+    """Another thread of the driver, or a command, may find room the next moment."""
+    ledger = Ledger(journal, "s")
+    with pytest.raises(OSError, match="too large"), no_room_beyond(journal.stat().st_size + 30):
+        ledger.enqueue("dpo", {"beta": 0.1}, "first")
+    for source in ("second", "third"):
+        ledger.enqueue("dpo", {"beta": 0.1}, source)
+    assert mend(journal) is None
+    assert [row.name for row in Ledger(journal, "s").rows()] == [f"dpo-{n:04d}" for n in range(5)]
+
+
+def test_who_writes_to_a_running_search_cuts_off_what_a_dead_writer_left(journal: Path) -> None:
+    ledger = Ledger(journal, "s")
+    before = journal.read_bytes()
+    journal.write_bytes(before + b'{"op_code":4,"worker')
+    for source in ("first", "second"):
+        ledger.enqueue("dpo", {"beta": 0.1}, source)
+    assert journal.read_bytes().startswith(before + b'{"op_code":4,"worker_id"')
+    assert [row.name for row in Ledger(journal, "s").rows()] == [f"dpo-{n:04d}" for n in range(5)]
 
 
 def test_whoever_reads_writes_nothing_so_that_a_torn_tail_can_still_be_mended(journal: Path) -> None:
