@@ -130,8 +130,12 @@ class Position:
         budget = self.budget
         if budget.wall_s is not None:
             return self.wall_s + REACTION_S >= budget.wall_s
-        at_work = sum(flight.job_s > 0 for flight in self.running) * budget.workers
-        return budget.device_s is not None and self.spent_s + at_work * REACTION_S >= budget.device_s
+        return self._spent_by(sum(flight.job_s > 0 for flight in self.running) * budget.workers)
+
+    def _spent_by(self, devices: int) -> bool:
+        """Whether so many devices reach the limit before they hear that they have to stop."""
+        limit = self.budget.device_s
+        return limit is not None and self.spent_s + devices * REACTION_S >= limit
 
     def order(self) -> list[str]:
         """Methods, the one furthest behind first."""
@@ -148,7 +152,7 @@ class Position:
         budget = self.budget
         if not budget.limited:
             return True
-        if self.over:
+        if self.over or self._spent_by(budget.devices):  # else one began whenever an ended one had let go of its slot
             return False
         cost = self.accounts.typical(label) or 0.0
         if budget.wall_s is not None:

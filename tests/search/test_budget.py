@@ -232,6 +232,14 @@ def test_what_running_trials_still_need_is_spoken_for() -> None:
     assert not position(budget, running=(*one, *one)).may_start("dpo"), "two more need 50 each of the 140 that are left"
 
 
+def test_no_trial_begins_in_the_place_of_one_that_the_budget_ended() -> None:
+    """Where none has finished, nothing is known of what it would cost."""
+    accounts = Accounts([Row("dpo-0000", "dpo", 0, "stopped", {}, 0, cost_s=97.0)])
+    budget, at_work = Budget(device_s=100.0, devices=4), (Flight("dpo", 0.0, 0.1),) * 4
+    assert Position(budget, accounts, at_work, {"dpo": 5}).over
+    assert not Position(budget, accounts, (), {"dpo": 5}).may_start("dpo")
+
+
 def test_a_trial_has_to_end_before_the_clock_does() -> None:
     budget = Budget(wall_s=100.0, devices=4, workers=2)
     assert position(budget, wall_s=55.0).may_start("dpo"), "80 device-seconds are 40 s on two workers"
