@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -17,7 +18,7 @@ from pyarrow import fs
 
 from raypo.artifacts import Store, hash_folder, hash_of
 from raypo.artifacts.lease import lease
-from raypo.errors import StorageError
+from raypo.errors import StorageError, StorageUnavailable
 
 KEY = {"model": "abc", "max_length": 256}
 
@@ -99,6 +100,47 @@ def test_an_upload_without_marker_is_not_read(tmp_path: Path) -> None:
     other = Store(str(bucket), filesystem=remote, cache=tmp_path / "b")
     assert other.list() == ()
     assert (other.get_or_make("tokens", KEY, write("whole")) / "deep" / "a.txt").read_text() == "whole"
+
+
+def test_an_upload_that_lacks_a_file_is_made_again(tmp_path: Path) -> None:
+    """Two makers put it there, one of whom was too slow for its lease, and the other had begun to clear the place."""
+    remote = fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("file")))
+    bucket = tmp_path / "bucket"
+    Store(str(bucket), filesystem=remote, cache=tmp_path / "a").get_or_make("tokens", KEY, write("whole"))
+    (bucket / "tokens" / hash_of(KEY) / "deep" / "a.txt").unlink()
+    for machine in ("b", "c"):
+        other = Store(str(bucket), filesystem=remote, cache=tmp_path / machine)
+        assert (other.get_or_make("tokens", KEY, write("whole")) / "deep" / "a.txt").read_text() == "whole"
+
+
+class Down(fs.FSSpecHandler):
+    """An object store that does not answer what `fails`."""
+
+    def __init__(self, fails: str, error: Exception) -> None:
+        super().__init__(fsspec.filesystem("file"))
+        self.fails, self.error = fails, error
+
+    def open_input_stream(self, path: str) -> Any:
+        if path.endswith(self.fails):
+            raise self.error
+        return super().open_input_stream(path)
+
+    def open_output_stream(self, path: str, metadata: Any) -> Any:
+        if self.fails in path:
+            raise self.error
+        return super().open_output_stream(path, metadata)
+
+
+@pytest.mark.parametrize("fails", [".lease", "artifact.json", "a.txt"])
+@pytest.mark.parametrize("error", [OSError("AWS Error NETWORK_CONNECTION"), ValueError("Unable to locate credentials")])
+def test_an_object_store_that_does_not_answer_hinders_and_blames_nobody(
+    fails: str, error: Exception, tmp_path: Path
+) -> None:
+    remote = fs.PyFileSystem(Down(fails, error))
+    store = Store(str(tmp_path / "bucket"), filesystem=remote, cache=tmp_path / "cache")
+    with pytest.raises(StorageUnavailable, match=rf"artifacts in .*bucket: cannot be used, got .*{error.args[0]}"):
+        store.get_or_make("tokens", KEY, write("never"))
+    assert not list(tmp_path.rglob("cache/tokens/*")), "nothing is left of it here"
 
 
 def test_a_uri_opens_through_fsspec(tmp_path: Path) -> None:

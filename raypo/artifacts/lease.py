@@ -96,8 +96,9 @@ def lease(note: Note) -> Iterator[None]:
     finally:
         done.set()
         heart.join()
-        if _owner(note) == mine["owner"]:
-            note.remove()
+        with suppress(OSError):  # one that cannot be reached gets stale
+            if _owner(note) == mine["owner"]:
+                note.remove()
 
 
 def _beat(note: Note, mine: dict[str, Any], done: threading.Event) -> None:

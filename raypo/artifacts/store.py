@@ -14,8 +14,8 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from raypo.artifacts.hashing import canonical, hash_of
 from raypo.artifacts.lease import LocalNote, Watch, has_ended, lease, this_process
 from raypo.artifacts.mirror import MARKER, Mirror, open_filesystem
 from raypo.errors import StorageError, StorageUnavailable
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""What a disk of this machine has against being written to."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Store:
                     if not self._is_whole(folder):
                         self._bring(kind, name, key, make)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if error.errno not in NO_ROOM:
                 raise
             raise StorageUnavailable(
                 f"{folder}: the artifact cannot be written, {error}; free space or store elsewhere"
@@ -115,15 +118,12 @@ class Store:
         part = folder.with_name(f".{name}.{this_process()}.{uuid.uuid4().hex}")
         part.mkdir(parents=True)
         try:
-            with lease(self.mirror.lease(kind, name)) if self.mirror else nullcontext():
-                marker = self.mirror and self.mirror.marker(kind, name)
-                if self.mirror and marker:
-                    self.mirror.download(kind, name, part)
-                else:
+            with ExitStack() as stack:
+                marker = self._fetch(kind, name, part, stack)
+                if marker is None:
                     make(part)
                     marker = _describe(part, key)
-                    if self.mirror:
-                        self.mirror.upload(kind, name, part, marker)
+                    self._publish(kind, name, part, marker)
             (part / MARKER).write_text(json.dumps(marker))
             part.rename(folder)
         except OSError:
@@ -132,13 +132,53 @@ class Store:
         finally:
             _remove(part)
 
+    def _fetch(self, kind: str, name: str, part: Path, stack: ExitStack) -> dict[str, Any] | None:
+        """Bring what the mirror has into an empty folder; None where it has to be made, whose lease `stack` then holds.
+
+        It may lack files that its marker names: two makers, one of whom was too slow for its lease, put it there.
+        """
+        if self.mirror is None:
+            return None
+        with self._reaching():
+            stack.enter_context(lease(self.mirror.lease(kind, name)))
+            marker = self.mirror.marker(kind, name)
+            if marker is None:
+                return None
+            self.mirror.download(kind, name, part)
+        if _has_all(part, marker):
+            return marker
+        shutil.rmtree(part)
+        part.mkdir()
+        return None
+
+    def _publish(self, kind: str, name: str, part: Path, marker: dict[str, Any]) -> None:
+        if self.mirror is not None:
+            with self._reaching():
+                self.mirror.upload(kind, name, part, marker)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """What goes wrong on the way to the mirror is no fault of what is made.
+
+        Raises:
+            StorageUnavailable: the mirror cannot be used.
+        """
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            where = self.mirror.base if self.mirror else self.root
+            raise StorageUnavailable(
+                f"artifacts in {where}: cannot be used, got {reason}; check the storage's address, the network and "
+                "this machine's rights, then raypo resume"
+            ) from error
+
     def _is_whole(self, folder: Path) -> bool:
         """Whether the artifact is committed and its files have the sizes they had then."""
         marker = _marker(folder)
-        return marker is not None and all(
-            (folder / file).is_file() and (folder / file).stat().st_size == size
-            for file, size in marker["files"].items()
-        )
+        return marker is not None and _has_all(folder, marker)
 
     def _artifact(self, kind: str, name: str, marker: dict[str, Any]) -> Artifact:
         here = self.root / kind / name / MARKER
@@ -167,6 +207,12 @@ def cache_home() -> Path:
 def _describe(folder: Path, key: Mapping[str, Any]) -> dict[str, Any]:
     files = {f.relative_to(folder).as_posix(): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
     return {"key": canonical(key), "created": time.time(), "files": files}
+
+
+def _has_all(folder: Path, marker: Mapping[str, Any]) -> bool:
+    """Whether a folder has the files that a marker names, in the sizes they had."""
+    files: Mapping[str, int] = marker["files"]
+    return all((folder / f).is_file() and (folder / f).stat().st_size == size for f, size in files.items())
 
 
 def _is_left(part: Path) -> bool:
