@@ -118,9 +118,9 @@ class Segment:
     def _save(self) -> None:
         if self.kept is not None and checkpoints.step_of(self.kept) == self.trainer.step:
             return
+        self._write_log()  # steps that a checkpoint has are not taken again, so a crash must not come between
         self.kept = checkpoints.write(self.folder / "checkpoints", self.trainer.step, self.trainer.save)
         self._saved = time.monotonic()
-        self._write_log()
         if self._copy.mirrored:
             led(self._push)
 

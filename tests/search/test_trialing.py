@@ -6,11 +6,14 @@ import errno
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_bench import Pulse, job_of, open_bench, small_study
 
+from raypo.search import checkpoints, trialing
 from raypo.search.folders import location_of
 from raypo.search.trialing import _forget_after
 
@@ -53,6 +56,33 @@ def test_the_steps_up_to_an_error_are_logged_once(tmp_path: Path) -> None:
     assert bench.run(job_of(study, "dpo-0000"), Pulse()).state == "finished"
     bench.close()
     assert steps(log) == list(range(1, 25))
+
+
+class Stopping(Pulse):
+    """Stops a trial, which then checkpoints, after some steps."""
+
+    def __call__(self, fraction: float, stage: str, loss: float | None = None) -> None:
+        super().__call__(fraction, stage, loss)
+        self.cancelled = stage == "training"
+
+
+def test_a_process_killed_behind_its_checkpoint_has_logged_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(folder: Path, step: int, save: Callable[[Path], None]) -> None:
+        checkpoints.write(folder, step, save)
+        raise KeyboardInterrupt
+
+    study = small_study(tmp_path, training={"steps": 6})
+    bench = open_bench(study, tmp_path / "small")
+    with monkeypatch.context() as dying:
+        dying.setattr(trialing, "checkpoints", SimpleNamespace(newest=checkpoints.newest, write=killed))
+        dying.setattr(trialing.Segment, "_rescue_log", lambda _: None)  # which a killed process does not come to
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(job_of(study, "dpo-0000"), Stopping())
+    assert bench.run(job_of(study, "dpo-0000"), Pulse()).state == "finished"
+    bench.close()
+    assert steps(tmp_path / "small" / "trials" / "dpo-0000" / "metrics.jsonl") == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_log_outlives_what_interrupts_it_where_a_trial_goes_on(
