@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from raypo.artifacts.lease import LocalNote, Note
+from raypo.artifacts.lease import started as ticks_of
 from raypo.artifacts.mirror import ObjectNote
 from raypo.errors import StorageError, StorageUnavailable
 from raypo.search.remote import WorkingCopy
@@ -25,6 +26,7 @@ REFRESH_S = 5.0
 STALE_S = 60.0
 SURE_S = STALE_S / 2
 """How long a lease that was seen to be ours cannot have been taken over; it leaves time for clocks that differ."""
+_PROC = Path("/proc/self/stat")
 
 
 class Held:
@@ -194,6 +196,8 @@ def _take_away(path: Path, dead: str | None) -> None:
 def _dead(owner: dict[str, Any], age_s: float) -> bool:
     if owner.get("host") != socket.gethostname():
         return age_s > STALE_S
+    if _PROC.exists() and "ticks" in owner:
+        return ticks_of(int(str(owner["pid"]))) != owner["ticks"]
     try:
         process = psutil.Process(int(str(owner["pid"])))
         # A zombie stays as long as its parent does not ask for it, as in a container whose first process never does.
@@ -219,8 +223,9 @@ def _take_note(note: ObjectNote, mine: str, search: str) -> None:
 
 
 def _myself() -> dict[str, Any]:
-    started = psutil.Process().create_time()
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": started, "beat": time.time()}
+    # On Linux the time at which a process began changes with a clock that is set, and its ticks since the boot do not.
+    began = {"started": psutil.Process().create_time(), "ticks": ticks_of(os.getpid())}
+    return {"host": socket.gethostname(), "pid": os.getpid(), **began, "beat": time.time()}
 
 
 def _words(owner: dict[str, Any] | None) -> str:

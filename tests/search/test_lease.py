@@ -170,6 +170,20 @@ def test_a_driver_that_was_killed_holds_nothing_while_nobody_asks_for_its_proces
             pass
 
 
+@pytest.mark.skipif(not psutil.LINUX, reason="elsewhere processes have begun when they have")
+def test_a_clock_that_is_set_gives_nobody_a_search_whose_driver_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = WorkingCopy(tmp_path / "played")
+    copy.path.mkdir()
+    with lease(copy, "played"):
+        boot = psutil.boot_time()
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot + 5)
+        assert leases.holder(copy) is not None
+        with pytest.raises(StorageError, match="a driver runs it already"):
+            Held(copy, "played").take()
+
+
 def test_after_a_failure_the_search_can_be_discarded(search: SearchFolder, kept: Path) -> None:
     with pytest.raises(ValueError, match="mended"), lease(search.copy, search.name):
         raise ValueError("to be mended")
