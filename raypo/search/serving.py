@@ -17,7 +17,7 @@ from raypo.search.folders import read_json, revision_file
 from raypo.search.jobs import Fault, Job, Outcome, Pulse
 from raypo.search.remote import WorkingCopy
 from raypo.search.usage import measured
-from raypo.training.writing import is_full
+from raypo.training.writing import is_full, is_out_of_reach
 
 PULSE_S = 0.5
 BREAKING = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "NCCL", "gloo/")
@@ -160,7 +160,7 @@ def _told(error: Exception) -> str:
 
 
 def _fault(error: Exception) -> Fault:
-    if is_full(error) or isinstance(error, Hindrance):
+    if is_full(error) or is_out_of_reach(error) or isinstance(error, Hindrance):
         return "search"
     return "slot" if _broken(error) else "job"
 

@@ -13,6 +13,9 @@ from raypo.training import comm
 FULL = ("write failed", "unexpected pos", "No space left on device", "quota exceeded")
 """Words of torch's writer and of safetensors', which say what they saw without an errno."""
 
+OUT_OF_REACH = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN)
+"""What a file system says that is away or broken: a server or network that is gone, a disk that takes nothing more."""
+
 
 def write_together(write: Callable[[], object], what: str) -> None:
     """Have every rank write its part, and come back once all have; after `write` has begun to, it talks to no rank.
@@ -42,6 +45,11 @@ def write_alone(write: Callable[[], object], what: str) -> None:
 def is_full(error: BaseException) -> bool:
     """Whether a disk, or a share of it, has no room left."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_out_of_reach(error: BaseException) -> bool:
+    """Whether a file system cannot be used for now, whichever file is asked for."""
+    return isinstance(error, OSError) and error.errno in OUT_OF_REACH
 
 
 def _of_the_disk(error: Exception) -> str | None:
