@@ -72,7 +72,10 @@ def append(
     rows = [*kept, *(_row(fraction, *text, v, judge) for text, v in zip(texts, verdicts, strict=True))]
     columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pq.write_table(pa.table(columns, schema=SCHEMA), part)
+    with part.open("wb") as file:
+        pq.write_table(pa.table(columns, schema=SCHEMA), file)
+        file.flush()
+        os.fsync(file.fileno())  # the evaluation's record, which is on the disk at once, must find them there
     part.replace(path)
 
 

@@ -1,4 +1,5 @@
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,17 @@ def test_completions_are_kept_by_fraction_and_an_evaluation_run_again_is_stored_
     assert (second.rating, second.opponent_rating, second.failure) == (2.0, 1.0, "unread")
     assert [row.answer for row in read(path, 0.5)] == ["new", "b"]
     assert [p.name for p in tmp_path.iterdir()] == ["completions.parquet"]
+
+
+def test_answers_are_on_the_disk_before_they_have_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a machine without power keeps the record of an evaluation, which is not made again, and not its answers."""
+    path, sync, kept = tmp_path / "completions.parquet", os.fsync, list[int]()
+
+    def synced(file: int) -> None:
+        sync(file)
+        kept.append(os.fstat(file).st_size)
+        assert not path.exists()
+
+    monkeypatch.setattr(os, "fsync", synced)
+    append(path, fraction=1.0, prompts=["p"], answers=["a"], opponents=["x"], verdicts=[Verdict(1.0)], judge="j")
+    assert kept == [path.stat().st_size]
