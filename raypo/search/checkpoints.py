@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -29,7 +30,15 @@ def newest(folder: Path, at_most: int | None = None) -> Path | None:
 
 
 def is_committed(path: Path) -> bool:
-    return _NAME.match(path.name) is not None and (path / MARKER).exists()
+    """Whether a checkpoint is there and whole: what a machine had not yet put on its disk goes when its power does."""
+    if _NAME.match(path.name) is None:
+        return False
+    try:
+        told = (path / MARKER).read_text(encoding="utf-8")
+        sizes = json.loads(told) if told else {}  # an earlier raypo told nothing
+        return all((path / file).stat().st_size == size for file, size in sizes.items())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
 
 
 def step_of(path: Path) -> int:
@@ -64,12 +73,21 @@ def _make_room(part: Path) -> None:
 
 
 def _commit(part: Path, path: Path) -> None:
+    _mark(part)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(part, path)
-    (path / MARKER).touch()
     for other in path.parent.glob("step-*"):
         if other != path:
             shutil.rmtree(other, ignore_errors=True)
+
+
+def _mark(part: Path) -> None:
+    """Write the marker, which says how large each file is, and is on the disk whatever becomes of them."""
+    sizes = {file.relative_to(part).as_posix(): file.stat().st_size for file in part.rglob("*") if file.is_file()}
+    with (part / MARKER).open("w", encoding="utf-8") as marker:
+        json.dump(sizes, marker)
+        marker.flush()
+        os.fsync(marker.fileno())
 
 
 def publish(folder: Path, export: Callable[[Path], None]) -> None:
@@ -105,7 +123,7 @@ def fetch(copy: WorkingCopy, folder: Path, at_most: int) -> None:
     there = [folder / file.removesuffix(f"/{MARKER}") for file in copy.files(folder) if file.endswith(f"/{MARKER}")]
     newest = max((path for path in there if 0 <= step_of(path) <= at_most), key=step_of, default=None)
     for other in folder.glob("step-*"):
-        if other != newest:
+        if other != newest or not is_committed(other):
             shutil.rmtree(other)
     if newest is not None and not copy.pull_folder(newest, MARKER):
         fetch(copy, folder, at_most)  # a later one took its place meanwhile

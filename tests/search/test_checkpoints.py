@@ -37,6 +37,23 @@ def test_a_half_written_one_is_never_used_and_is_cleaned(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
 
 
+def test_one_that_a_machine_lost_with_its_power_is_never_used(tmp_path: Path) -> None:
+    """What was written last was not yet on the disk: the file is there, and its end is not."""
+    for trial in ("cut", "empty", "gone"):
+        path = checkpoints.write(tmp_path / trial, 2, save_number(1234))
+        assert checkpoints.is_committed(path)
+    (tmp_path / "cut" / path.name / "state").write_text("12")
+    (tmp_path / "empty" / path.name / "state").write_text("")
+    (tmp_path / "gone" / path.name / "state").unlink()
+    assert [checkpoints.newest(tmp_path / trial) for trial in ("cut", "empty", "gone")] == [None] * 3
+
+
+def test_one_of_an_earlier_raypo_counts(tmp_path: Path) -> None:
+    path = checkpoints.write(tmp_path, 2, save_number(2))
+    (path / checkpoints.MARKER).write_text("")
+    assert checkpoints.newest(tmp_path) == path
+
+
 def test_none_beyond_a_step_is_taken(tmp_path: Path) -> None:
     checkpoints.write(tmp_path, 8, save_number(8))
     assert checkpoints.newest(tmp_path, at_most=7) is None

@@ -196,6 +196,16 @@ def test_the_mirror_counts_where_a_machine_has_other_checkpoints(bucket: str, ma
     assert checkpoints.newest(ours.path / "checkpoints") is None
 
 
+def test_a_checkpoint_that_lost_its_end_here_is_brought_again(store: str, machine: Machine) -> None:  # noqa: ARG001
+    copy = WorkingCopy(location_of(store, "hh"))
+    kept = checkpoint(copy, 4)
+    copy.push_folder(kept, checkpoints.MARKER)
+    (kept / "state").write_text("")  # a machine without power
+    checkpoints.fetch(copy, kept.parent, at_most=12)
+    assert checkpoints.newest(kept.parent) == kept
+    assert (kept / "state").read_text() == "4"
+
+
 # Journals and drivers -----------------------------------------------------------------------------------------------
 
 
