@@ -72,6 +72,8 @@ class Slot:
                     self.error = error
                     self._asked("gone")  # other slots do what this one held
                     return
+                if _no_room(error):
+                    self._asked("gone")  # they do so too where nobody knows when there will be a place
                 self._closing.wait(idle)
 
     def _asked(self, what: str) -> Any:

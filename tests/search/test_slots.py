@@ -99,4 +99,5 @@ def test_only_groups_that_are_never_given_a_job_cost_their_slot(
     slot = Group(tmp_path, list(ends))
     slot.start()
     slot._thread.join(20)
-    assert (slot.error is not None, slot.gone, slot.ends) == (given_up, given_up, [])
+    assert (slot.error is not None, slot.ends) == (given_up, [])
+    assert slot.gone == (given_up or (NO_ROOM, 0) in ends), "others do what a slot without a place held"
