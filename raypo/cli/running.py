@@ -90,7 +90,8 @@ def extend(
     json_: Json = False,
 ) -> None:
     """Add trials or hours to a search, and go on with it where it does not run."""
-    from raypo.search.searches import check_extension, opened
+    from raypo.search.searches import opened
+    from raypo.search.targets import check_extension
 
     if not trials and not hours:
         raise StudyError("extend: give --trials N, --hours H, or both")

@@ -11,7 +11,7 @@ from raypo.search.commands import Command
 from raypo.search.conductor import LedgerConductor
 from raypo.search.ledger import Row
 from raypo.search.points import check_label, point_of
-from raypo.search.searches import check_extension
+from raypo.search.targets import check_extension
 
 RESUMABLE = ("paused", "pruned", "stopped", "failed")
 OUT_OF_BUDGET = "the budget is spent"

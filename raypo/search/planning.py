@@ -26,7 +26,8 @@ from raypo.search.preflight import check
 from raypo.search.questions import Questions, questions_of
 from raypo.search.remote import WorkingCopy
 from raypo.search.rows import Row
-from raypo.search.searches import SearchFolder, opened, targets
+from raypo.search.searches import SearchFolder, opened
+from raypo.search.targets import targets
 from raypo.search.trialing import optimisation_of
 from raypo.spaces import Space, Value, corners
 from raypo.study import Study

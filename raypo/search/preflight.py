@@ -20,8 +20,8 @@ from raypo.search.measuring import unmeasurable
 from raypo.search.opponents import OPPONENTS
 from raypo.search.pruners import make_pruner
 from raypo.search.pruning import pruner_name
-from raypo.search.searches import targets
 from raypo.search.sources import read_judge_rows
+from raypo.search.targets import targets
 from raypo.spaces import Space, Value, corners
 from raypo.study import Entry, Study
 from raypo.training.settings import EngineSetup

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import math
 import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raypo import yaml
-from raypo.errors import StorageError, StudyError
-from raypo.search.budget import Budget
+from raypo.errors import StorageError
 from raypo.search.commands import Command, Commands
-from raypo.search.drawing import rules_of
 from raypo.search.folders import (
     CURSOR,
     LIVE,
@@ -32,13 +26,12 @@ from raypo.search.folders import (
     usage_file,
     write_json,
 )
-from raypo.search.grid import grid_cells
 from raypo.search.lease import LEASE, holder, holder_here, lease
 from raypo.search.ledger import Ledger
 from raypo.search.remote import WorkingCopy
+from raypo.search.targets import targets
+from raypo.search.versions import versions
 from raypo.study import Study, build
-
-_PACKAGES = ("raypo", "ray", "torch", "transformers", "deepspeed", "optuna", "wandb", "datasets", "peft")
 
 
 @dataclass(frozen=True)
@@ -223,47 +216,6 @@ def _at(storage: str, name: str) -> SearchFolder:
 def extend(search: SearchFolder, trials: int = 0, hours: float = 0.0) -> Command:
     """Ask for more trials of every method, or for more hours of the budget."""
     return Commands(search.ledger).send("extend", trials=trials, hours=hours)
-
-
-def targets(study: Study) -> dict[str, int | None]:
-    """How many trials each method gets, None for as many as the budget holds; a grid has as many as it has cells."""
-    if study.search.sampler != "grid":
-        return dict.fromkeys(study.methods, study.search.trials)
-    spaces = {label: {n: s.distribution() for n, s in study.space(label).items()} for label in study.methods}
-    return {label: len(grid_cells(space, rules_of(study, label), 0)) for label, space in spaces.items()}
-
-
-def check_extension(study: Study, trials: int, hours: float) -> None:
-    """Refuse trials for a grid, which has all its cells, or where the budget decides, and hours without a budget."""
-    if not math.isfinite(hours):
-        raise StudyError(f"--hours: needs a number of hours, got {hours}")
-    if hours and not Budget.of(study, 0).limited:
-        raise StudyError("--hours: this search has no budget; --trials adds trials")
-    if trials and study.search.sampler == "grid":
-        cells = ", ".join(f"{label} {count}" for label, count in targets(study).items())
-        raise StudyError(
-            f"--trials: the grid of this search has as many trials as cells ({cells}), so it cannot get {trials} more; "
-            f"give an axis more values: raypo fork NAME NEW --set methods.LABEL.AXIS.choice=[...]"
-        )
-    if trials and study.search.trials is None:
-        raise StudyError(
-            f"--trials: the budget of this search decides how many trials there are, so {trials} more change nothing; "
-            "give it more hours: raypo extend NAME --hours H"
-        )
-
-
-def versions() -> dict[str, str]:
-    """What this search ran under."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {**found, **({"commit": commit} if commit else {})}
 
 
 def _others(copy: WorkingCopy) -> str:

@@ -21,7 +21,7 @@ from raypo.evaluation.judges.templates import TEMPLATES
 from raypo.search.constraints import _FUNCTIONS
 from raypo.search.drawing import rules_of
 from raypo.search.measuring import unmeasurable
-from raypo.search.searches import targets
+from raypo.search.targets import targets
 from raypo.spaces import FORMS, Space
 from raypo.study import TRAINING_AXES, Study, build
 from raypo.training.settings import OptimizerName, Schedule

@@ -14,7 +14,7 @@ from raypo.search.fitting import first_prompts, first_records, framed_apart
 from raypo.search.grid import grid_cells
 from raypo.search.materials import Materials
 from raypo.search.preflight import check
-from raypo.search.searches import targets
+from raypo.search.targets import targets
 from raypo.study import Study, load
 
 FOLDER = Path(__file__).parents[2] / "search_spaces" / "studies"

@@ -15,7 +15,7 @@ from raypo.search.drawing import rules_of
 from raypo.search.reading import trial_result
 from raypo.search.results import SearchResults
 from raypo.search.rows import Row
-from raypo.search.searches import targets
+from raypo.search.targets import targets
 from raypo.study import Study, build, load, loading
 from raypo.tracking.again import command
 from raypo.tracking.compare import winner
