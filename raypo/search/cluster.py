@@ -36,6 +36,8 @@ class Cluster:
     held: Held | None = None
     _looking: threading.Lock = field(default_factory=threading.Lock)
     _left: bool = False
+    _dead: Exception | None = None
+    """What Ray said of a pool that it does not start again."""
 
     def view(self) -> dict[str, dict[str, Any]]:
         """What each slot is doing; empty while the pool does not answer, and once the cluster was left."""
@@ -43,7 +45,11 @@ class Cluster:
 
         with self._looking, contextlib.suppress(ray.exceptions.RayError):
             if not self._left:
-                answer: dict[str, dict[str, Any]] = ray.get(self.pool.view.remote(), timeout=5)
+                try:
+                    answer: dict[str, dict[str, Any]] = ray.get(self.pool.view.remote(), timeout=5)
+                except ray.exceptions.ActorDiedError as error:
+                    self._dead = error
+                    raise
                 return answer
         return {}
 
@@ -69,14 +75,16 @@ class Cluster:
         return False
 
     def check(self) -> None:
-        """Raise when no slot is left that could do the work, or when the search is not this driver's any more.
+        """Raise when nobody is left who could do the work, or when the search is not this driver's any more.
 
         Raises:
-            ClusterError: every slot's worker group has ended for good.
+            ClusterError: every slot's worker group has ended for good, or the pool has.
             StorageError: another driver has taken the search over.
         """
         if self.held is not None:
             self.held.check()
+        if self._dead is not None:
+            raise ClusterError(f"the pool is gone: {str(self._dead).splitlines()[0]} raypo resume continues the search")
         if self.slots and not any(slot.alive for slot in self.slots):
             error = next((slot.error for slot in self.slots if slot.error), None)
             raise ClusterError(

@@ -31,7 +31,7 @@ class LedgerConductor:
     `targets` says how many trials a method gets, None for as many as the budget holds. Commands set `stopping` (no
     trial goes on), `halted` (none for now), `dropped` (methods without further trials) and `leaving` (what becomes of
     a running trial once its slot lets go of it: a state and the reason). `hindrance` is what the search stopped at,
-    `heard_of` the trials with a job that ended since somebody emptied it.
+    `heard_of` the trials with a job that ended since somebody emptied it; `deserted`: nobody is left who ends one.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LedgerConductor:
         self.budget = Budget.of(study, 0.0)
         self.wall_s, self.job_s = 0.0, dict[str, float]()
         self.heard_of: set[str] = set()
-        self.stopping = self.halted = False
+        self.stopping = self.halted = self.deserted = False
         self.hindrance: str | None = None
         self.dropped: frozenset[str] = frozenset()
         self.leaving: dict[str, tuple[str, str]] = {}

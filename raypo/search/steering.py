@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from raypo.errors import RaypoError, StorageError
+from raypo.errors import ClusterError, RaypoError, StorageError
 from raypo.search import repeats
 from raypo.search.budget import Budget
 from raypo.search.commands import Command, Commands
@@ -119,6 +119,7 @@ class Steering:
                 write_json(live, self.tick())
             except BaseException as error:  # raised again by the driver's own thread, once its trials have ended
                 self._error = self._error or error
+                self._conductor.deserted = self._conductor.deserted or isinstance(error, ClusterError)
                 self._conductor.stopping = True
                 with self._conductor.lock:
                     wanted = self._to_cancel()

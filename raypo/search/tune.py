@@ -23,7 +23,12 @@ T = TypeVar("T")
 
 
 class Conductor(Protocol):
-    """What the searcher and the scheduler ask: three plain questions."""
+    """What the searcher and the scheduler ask: three plain questions.
+
+    `deserted` says that no slot is left, so that what was asked of them is answered by nobody.
+    """
+
+    deserted: bool
 
     def next(self, trial_id: str) -> dict[str, Any] | str | None:
         """Configuration of the next trial; None for "not now", FINISHED for "never again"."""
@@ -84,6 +89,11 @@ class Asked:
     def left(self, trial_id: str, *, error: bool) -> None:
         self._ask(lambda: self._conductor.left(trial_id, error=error), None)
 
+    @property
+    def over(self) -> bool:
+        """Whether no trial goes on."""
+        return self.error is not None or self._conductor.deserted
+
     def _ask(self, question: Callable[[], T], otherwise: T) -> T:
         if self.error is None:
             try:
@@ -140,7 +150,10 @@ class LedgerScheduler(_Asking, FIFOScheduler):
 
 
 class LedgerStopper(_Asking, Stopper):
-    """Ends all trials at once when the conductor has raised."""
+    """Ends all trials at once when the conductor has raised, or nobody is left to do their jobs.
+
+    Tune would wait for them, or try them again for ever.
+    """
 
     def __init__(self, conductor: Asked) -> None:
         self._conductor = conductor
@@ -149,7 +162,7 @@ class LedgerStopper(_Asking, Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._conductor.error is not None
+        return self._conductor.over
 
 
 class NoProgress(TrialProgressCallback):

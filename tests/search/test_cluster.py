@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+from raypo.errors import ClusterError
+from raypo.search.cluster import Cluster
 
 SEARCHES = Path(__file__).parents[2] / "search_spaces"
 SCRIPT = """
@@ -79,3 +86,19 @@ def test_the_pool_is_on_the_node_of_its_driver(tmp_path: Path) -> None:
     words = [sys.executable, "-c", PLACED, str(SEARCHES / "quickstart.yaml"), str(tmp_path)]
     told = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=240, check=False).stdout
     assert "the pool is here" in told
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"), [(ActorDiedError(), True), (ActorUnavailableError("restarts", None), False)]
+)
+def test_a_pool_that_is_gone_for_good_ends_the_search(
+    error: Exception, gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "get", get)
+    opened = Cluster(SimpleNamespace(view=SimpleNamespace(remote=lambda: None)), "pool", [])
+    assert opened.view() == {}
+    with pytest.raises(ClusterError, match="the pool is gone") if gone else contextlib.nullcontext():
+        opened.check()

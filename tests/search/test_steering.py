@@ -248,6 +248,7 @@ def test_without_a_slot_left_the_search_ends_and_says_so(tmp_path: Path) -> None
     with pytest.raises(ClusterError, match="no slot is left"):
         follow()
     assert bare.conductor.stopping
+    assert bare.conductor.deserted, "else Tune would wait for trials that nobody ends"
     assert "dpo-0000" in bare.cancelled, "else the trial would wait for a slot for ever"
 
 

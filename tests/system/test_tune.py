@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.asked, self.ended, self.in_memory = 0, list[tuple[str, bool]](), list[int]()
+        self.deserted = False
 
     def next(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002
         if self.asked == TRIALS:
@@ -98,3 +100,23 @@ def test_a_ledger_that_is_away_ends_the_trials_with_its_own_words(tmp_path: Path
     with pytest.raises(StorageError, match=r"^the ledger does not answer$"):
         tune.run(conductor, CONCURRENT, str(tmp_path))
     assert conductor.failed == 1, "it is asked no more"
+
+
+class Deserted(Counting):
+    """A conductor of a search whose pool is gone; once trials wait for it in vain, so are its slots."""
+
+    def next(self, trial_id: str) -> dict[str, Any] | str | None:
+        config = super().next(trial_id)
+        assert isinstance(config, dict)
+        threading.Timer(5, self._desert).start()
+        return {**config, "pool": "gone"}
+
+    def _desert(self) -> None:
+        self.deserted = True
+
+
+def test_trials_that_nobody_is_left_for_end_with_the_search(tmp_path: Path) -> None:
+    running = threading.Thread(target=tune.run, args=(Deserted(), CONCURRENT, str(tmp_path)), daemon=True)
+    running.start()
+    running.join(60)
+    assert not running.is_alive()
