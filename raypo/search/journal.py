@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
+
+from optuna.storages.journal import JournalFileOpenLock
 
 from raypo.errors import StorageError
 
@@ -23,16 +26,25 @@ def mend(path: Path) -> str | None:
     if not path.exists():
         return None
     done = _unlock(path)
+    lock = JournalFileOpenLock(str(path))
+    lock.acquire()  # a command that is written meanwhile must not be cut off
+    try:
+        cut = _cut(path)
+    finally:
+        lock.release()
+    return "; ".join(filter(None, (done, cut))) or None
+
+
+def _cut(path: Path) -> str | None:
     content = path.read_bytes()
     good = _readable(path, content)
     if good == len(content):
-        return done
+        return None
     kept = path.with_name(f"{path.name}.damaged-{int(time.time())}")
     kept.write_bytes(content[good:])
     with path.open("r+b") as file:
         file.truncate(good)
-    cut = f"{path.name}: its last line was torn off in a crash; {len(content) - good} bytes were moved to {kept.name}"
-    return f"{done}; {cut}" if done else cut
+    return f"{path.name}: its last line was torn off in a crash; {len(content) - good} bytes were moved to {kept.name}"
 
 
 def _readable(path: Path, content: bytes) -> int:
@@ -60,11 +72,18 @@ def _is_entry(line: bytes) -> bool:
 
 def _unlock(path: Path) -> str | None:
     lock = path.with_name(path.name + _LOCK_SUFFIX)
-    try:
-        age = time.time() - lock.stat().st_mtime
-    except FileNotFoundError:
+    if (seen := _stat(lock)) is None:
         return None
-    if age < _LOCK_STALE_S:
-        time.sleep(_LOCK_STALE_S - age)
+    time.sleep(max(0.0, _LOCK_STALE_S - (time.time() - seen.st_mtime)))
+    now = _stat(lock)
+    if now is None or (now.st_ino, now.st_mtime_ns) != (seen.st_ino, seen.st_mtime_ns):
+        return None  # whoever had it has let go of it, and who has it now is alive
     lock.unlink(missing_ok=True)
     return f"{path.name}: the lock of a process that died was removed"
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None

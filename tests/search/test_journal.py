@@ -1,9 +1,12 @@
 """A journal torn by a crash is mended; one damaged in the middle is refused."""
 
 import contextlib
+import os
 import resource
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 
 import pytest
 from played import Played, new
@@ -117,11 +120,31 @@ def test_damage_in_the_middle_is_refused_with_its_line(journal: Path) -> None:
 def test_a_forgotten_lock_is_removed(journal: Path) -> None:
     lock = journal.with_name(journal.name + ".lock")
     lock.touch()
-    import os
-
     os.utime(lock, (0, 0))
     assert "lock" in str(mend(journal))
     assert not lock.exists()
+
+
+def test_the_lock_of_a_living_process_is_its_own(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came while another one's was looked at; the driver waits for its turn."""
+    lock = journal.with_name(journal.name + ".lock")
+    lock.touch()
+    line = b'{"command": "of another shell"}\n'
+
+    def write() -> None:
+        with journal.open("ab") as file:
+            file.write(line)
+        lock.unlink()
+
+    def wait(seconds: float) -> None:
+        if seconds > 1:
+            os.utime(lock, (1, 1))  # another one's
+            threading.Timer(0.2, write).start()
+
+    with monkeypatch.context() as waiting:
+        waiting.setattr("raypo.search.journal.time.sleep", lambda seconds: wait(seconds) or sleep(min(seconds, 0.01)))
+        assert mend(journal) is None
+    assert journal.read_bytes().endswith(line)
 
 
 def test_a_driver_mends_the_journal_before_it_looks_for_a_cluster(tmp_path: Path) -> None:
