@@ -30,6 +30,8 @@ def carry_out(conductor: LedgerConductor, command: Command, add: Add) -> str | N
         case ("stop" | "pause") as kind, {"trial": str(trial)}:
             return _leave(conductor, trial, "stopped" if kind == "stop" else "paused")
         case "resume", {"trial": str(trial)}:
+            if conductor.ledger.row(trial).name in conductor.leaving:
+                return None  # its method is dropped or the budget spent: its slot has to let go of it first
             return f"{_go_on(conductor, trial, command.id)}{_end_of_pause(conductor)}"
         case "stop", _:
             return "stopping: running trials are checkpointed, raypo resume goes on"

@@ -130,6 +130,19 @@ def test_nothing_is_enqueued_for_a_dropped_method_before_it_is_taken_in_again(tm
     assert [row.params["tau"] for row in played.rows.values() if row.label == "ipo"].count(0.02) == 1
 
 
+def test_who_is_told_that_a_trial_goes_on_is_not_told_so_of_one_that_is_just_ended(tmp_path: Path) -> None:
+    search = new(tmp_path)
+    sent: list[Command] = []
+
+    def act() -> None:
+        sent.append(Commands(search.ledger).send("drop_method", method="dpo"))
+        sent.append(Commands(search.ledger).send("resume", trial="dpo-0000"))
+
+    played = Played(search, busy=at("dpo-0000", 0.5, act)).run()
+    assert "dpo-0000 goes on" in str(played.answer(sent[1]).answer)
+    assert played.states == {"dpo-0000": "finished", "ipo-0000": "finished", "ipo-0001": "finished"}
+
+
 def test_what_cannot_go_on_is_refused(tmp_path: Path) -> None:
     played = Played(new(tmp_path)).run()
     done, unknown = played.send("resume", trial="dpo-0000"), played.send("stop", trial="dpo-0042")
