@@ -31,6 +31,8 @@ def open_storage(where: str | Path) -> BaseStorage:
             f"{path}: holds a line that cannot be read ({error}); raypo resume mends the end of a journal, and says "
             f"which line is damaged where that is not the last"
         ) from None
+    except (KeyError, TypeError, ValueError) as error:  # a whole line of JSON that is no whole entry
+        raise StorageError(f"{path}: holds a damaged entry ({error!r}); restore the file from a copy") from None
 
 
 class WholeLines(JournalFileBackend):

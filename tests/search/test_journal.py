@@ -84,6 +84,14 @@ def test_who_writes_to_a_running_search_cuts_off_what_a_dead_writer_left(journal
     assert [row.name for row in Ledger(journal, "s").rows()] == [f"dpo-{n:04d}" for n in range(5)]
 
 
+def test_an_entry_that_lacks_something_is_told(journal: Path) -> None:
+    lines = journal.read_text().splitlines(keepends=True)
+    first = next(i for i, line in enumerate(lines) if '"step"' in line)
+    journal.write_text("".join([*lines[:first], lines[first].replace('"step"', '"stop"'), *lines[first + 1 :]]))
+    with pytest.raises(StorageError, match=r"ledger\.journal: holds a damaged entry \(KeyError\('step'\)\)"):
+        Ledger(journal, "s")
+
+
 def test_whoever_reads_writes_nothing_so_that_a_torn_tail_can_still_be_mended(journal: Path) -> None:
     journal.write_bytes(journal.read_bytes()[:-7])
     before = journal.read_bytes()
