@@ -93,7 +93,7 @@ def test_volumes_flips_and_quarters(storage: Path) -> None:
     by_table = {
         table: [row for row in rows if row["table"] == table] for table in dict.fromkeys(r["table"] for r in rows)
     }
-    assert [len(by_table[f"Table {n}, human"]) for n in (3, 4, 5)] == [8, 10, 8]
+    assert [len(by_table[f"Table {n}, human"]) for n in (3, 4, 5)] == [8, 9, 8], "cDPO has none at 0 % flips"
     assert all(row["ours"] != "–" for row in rows)
     quarters = [row["ours"] for row in by_table["Table 5, human"] if row["method"] == "dpo"]
     assert len(set(quarters)) > 1, "the checkpoints on the way are not all the last one"
