@@ -37,7 +37,7 @@ from raypo.search.origins import origins
 from raypo.search.points import first_point
 from raypo.search.remote import WorkingCopy
 from raypo.search.together import all_cores, led
-from raypo.search.trialing import Segment, Stopped, run_of
+from raypo.search.trialing import Pulses, Segment, Stopped, check_ours, run_of
 from raypo.spaces import Value
 from raypo.study import build
 from raypo.training.settings import EngineSetup, Lora
@@ -58,7 +58,7 @@ class TrialBench:
         self.materials = Materials(self.study, artifact_store(self.copy.storage), self._say)
         self.evaluator = Evaluator(self.materials, lambda: self.judge, self.copy)
 
-    def run(self, job: Job, pulse: Pulse) -> Outcome:
+    def run(self, job: Job, pulse: Pulses) -> Outcome:
         """Do one job; every rank returns, rank 0's outcome counts."""
         self._pulse = pulse
         _ = self.contents
@@ -71,6 +71,7 @@ class TrialBench:
         if done is not None:
             return Outcome(**done)
         outcome = self._segment(job, pulse)
+        check_ours(pulse)
         led(lambda: self._record(record, outcome))
         return outcome
 
@@ -169,7 +170,7 @@ class TrialBench:
 
     # Trials ---------------------------------------------------------------------------------------------------------
 
-    def _segment(self, job: Job, pulse: Pulse) -> Outcome:
+    def _segment(self, job: Job, pulse: Pulses) -> Outcome:
         """Train to the job's fraction and evaluate there."""
         began = time.monotonic()
         segment = self._begin(job, pulse)
@@ -198,7 +199,7 @@ class TrialBench:
             reason=reason,
         )
 
-    def _begin(self, job: Job, pulse: Pulse) -> Segment:
+    def _begin(self, job: Job, pulse: Pulses) -> Segment:
         """The trainer at the start of the job's run; the segment takes it on from the trial's newest checkpoint."""
         entry = self.study.methods[job.label]
         trainer = self._trainer_for(job.point)

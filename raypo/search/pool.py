@@ -119,6 +119,13 @@ class SlotPool:
             state.pulse, state.saved = pulse, max(state.saved, pulse.saved)
         return job.trial not in self._cancelled and not self._leaving and not state.leaving
 
+    async def holds(self, slot: str, attempt: str, job: Job) -> bool:
+        """Whether a group still has its job, which goes to another one when it was given up."""
+        state = self._slots.get(slot)
+        return (
+            state is not None and state.attempt == attempt and state.current is not None and state.current.id == job.id
+        )
+
     async def used(self, slot: str, attempt: str, rank: int, use: Use) -> None:
         """A rank says what its process uses; with rank 0's word the slot's line is written."""
         state = self._slots.get(slot)

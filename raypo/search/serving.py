@@ -72,6 +72,12 @@ class PulseSender:
         self._pending = self._pool.pulse.remote(self._slot, self._attempt, pulse, self._job)
         self._answered(within_s=min(0.01 * since, PULSE_S))
 
+    def ours(self) -> bool:
+        """Whether this worker group still has the job; waits for the answer, for without one nobody can tell."""
+        import ray
+
+        return self._rank != 0 or bool(ray.get(self._pool.holds.remote(self._slot, self._attempt, self._job)))
+
     def _answered(self, within_s: float) -> bool:
         """Whether no answer is waited for any more."""
         import ray

@@ -124,7 +124,10 @@ class _Telling:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say, self._told, self._tenth = say, "", -1
 
-    def __call__(self, fraction: float, stage: str, loss: float | None = None, **_: object) -> None:
+    def ours(self) -> bool:
+        return True
+
+    def __call__(self, fraction: float, stage: str, loss: float | None = None, saved: float = 0.0) -> None:  # noqa: ARG002
         tenth = int(fraction * 10) if stage == "training" else -1
         if stage != self._told or tenth != self._tenth:
             self._told, self._tenth = stage, tenth

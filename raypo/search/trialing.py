@@ -7,9 +7,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from raypo.errors import StorageError
 from raypo.json import dumps
@@ -32,6 +32,32 @@ class Stopped(Exception):
     """The trial was stopped by a command."""
 
 
+class GivenUp(Exception):
+    """Another worker group has the job."""
+
+
+class Pulses(Protocol):
+    """What a job is told by whoever gave it."""
+
+    cancelled: bool
+
+    def __call__(self, fraction: float, stage: str, loss: float | None = None, saved: float = 0.0) -> None: ...
+
+    def ours(self) -> bool: ...
+
+
+def check_ours(pulse: Pulses) -> None:
+    """Ask before anything is written that another worker group could write too; all ranks do so together.
+
+    A machine that was cut off from the others looks dead to them, and goes on.
+
+    Raises:
+        GivenUp: another one has the job.
+    """
+    if not broadcast(rank() == 0 and pulse.ours()):
+        raise GivenUp("this worker group was given up, and another one has its job")
+
+
 def optimisation_of(point: Mapping[str, Value]) -> Optimisation:
     """The training settings of a trial's point."""
     settings: dict[str, Any] = {name: point[name] for name in TRAINING_AXES if name in point and name != "optimizer"}
@@ -48,9 +74,7 @@ def run_of(method: Method, name: str, point: Mapping[str, Value], seed: int) -> 
 class Segment:
     """One job's training: begins or goes on, logs every step, checkpoints now and then and at its end."""
 
-    def __init__(
-        self, trainer: Trainer, job: Job, copy: WorkingCopy, every_s: float, pulse: Callable[..., None]
-    ) -> None:
+    def __init__(self, trainer: Trainer, job: Job, copy: WorkingCopy, every_s: float, pulse: Pulses) -> None:
         self.trainer, self.job, self._every_s, self._pulse = trainer, job, every_s, pulse
         self._copy, self.folder = copy, trial_folder(copy.path, job.trial)
         self._log: list[str] = []
@@ -66,6 +90,7 @@ class Segment:
         Raises:
             Diverged: the loss is no number any more.
             Stopped: the trial was stopped by a command.
+            GivenUp: another worker group has the job.
         """
         target = math.ceil(self.job.until * self.trainer.total_steps - 1e-9)
         self._resume(target)
@@ -87,7 +112,7 @@ class Segment:
             self.trainer.train(min(target, first + steps), self._on_step)
             each_s = (time.monotonic() - began) / (self.trainer.step - first)
             steps = max(1, int(LOOK_EVERY_S / each_s))
-            cancelled, due, steps = broadcast((bool(getattr(self._pulse, "cancelled", False)), self._due(), steps))
+            cancelled, due, steps = broadcast((self._pulse.cancelled, self._due(), steps))
             if cancelled:
                 self._save()
                 raise Stopped
@@ -118,6 +143,7 @@ class Segment:
     def _save(self) -> None:
         if self.kept is not None and checkpoints.step_of(self.kept) == self.trainer.step:
             return
+        check_ours(self._pulse)
         self._write_log()  # steps that a checkpoint has are not taken again, so a crash must not come between
         self.kept = checkpoints.write(self.folder / "checkpoints", self.trainer.step, self.trainer.save)
         self._saved = time.monotonic()

@@ -120,7 +120,10 @@ class _Pulse:
 
     cancelled = False
 
-    def __call__(self, *_: object) -> None: ...
+    def __call__(self, *_: object, **__: object) -> None: ...
+
+    def ours(self) -> bool:
+        return True
 
 
 def trl(storage: Path, trials: int, reuse: bool = False) -> None:

@@ -44,6 +44,9 @@ class Pulse:
         self.stages: list[str] = []
         self.saved: list[float] = []
 
+    def ours(self) -> bool:
+        return True
+
     def __call__(self, _fraction: float, stage: str, _loss: float | None = None, saved: float = 0.0) -> None:
         self.stages.append(stage)
         self.saved += [saved] if stage == "training" else []

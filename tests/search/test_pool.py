@@ -158,11 +158,13 @@ def test_a_group_that_was_given_up_and_still_lives_takes_nothing_from_the_one_in
 ) -> None:
     async def story() -> None:
         pool, waiting, held = await at_work(tmp_path, "unreachable")
+        assert await pool.holds("slot-0", "a", held)
         await pool.dead(["unreachable"])
         slot = "slot-0" if known else "slot-1"
         await pool.enter(slot, "b", 0, "alive", 2)
         assert not await pool.pulse("slot-0", "a", Pulse(held.id, "t-0", 0.5, "training"), held), "it is to stop"
         assert await soon(pool.next_job(slot, "b", 0)) == held
+        assert [await pool.holds(*group, held) for group in (("slot-0", "a"), (slot, "b"))] == [False, True]
         await pool.finished(slot, "b", done("t-0"), held)
         assert (await soon(waiting)).state == "finished"
         assert list(await pool.view()) == [slot]

@@ -15,7 +15,7 @@ from small_bench import Pulse, job_of, open_bench, small_study
 
 from raypo.search import checkpoints, trialing
 from raypo.search.folders import location_of
-from raypo.search.trialing import _forget_after
+from raypo.search.trialing import GivenUp, _forget_after
 
 LONG = {"steps": 24}
 
@@ -58,11 +58,42 @@ def test_the_steps_up_to_an_error_are_logged_once(tmp_path: Path) -> None:
     assert steps(log) == list(range(1, 25))
 
 
+class Elsewhere(Pulse):
+    """The pool takes this machine for dead and gives the job to another one after the tenth of 24 steps."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.first, self.taken = first, 0
+
+    def __call__(self, fraction: float, stage: str, loss: float | None = None, saved: float = 0.0) -> None:
+        super().__call__(fraction, stage, loss, saved)
+        self.taken = round(fraction * 24)
+
+    def ours(self) -> bool:
+        return self.taken < self.first
+
+
+@pytest.mark.parametrize(("first", "left"), [(10, ["step-00000009"]), (24, ["step-00000023"])])
+def test_a_machine_that_was_given_up_writes_nothing_more_of_the_trial(
+    tmp_path: Path, first: int, left: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raypo.search.trialing.Segment._due", lambda _: True)
+    monkeypatch.setattr("raypo.search.trialing.LOOK_EVERY_S", 0)
+    study = small_study(tmp_path, training=LONG)
+    bench = open_bench(study, tmp_path / "small")
+    with pytest.raises(GivenUp):
+        bench.run(job_of(study, "dpo-0000"), Elsewhere(first))
+    bench.close()
+    folder = tmp_path / "small" / "trials" / "dpo-0000"
+    assert sorted(path.name for path in (folder / "checkpoints").glob("step-*")) == left
+    assert not (folder / "evaluations").exists()
+
+
 class Stopping(Pulse):
     """Stops a trial, which then checkpoints, after some steps."""
 
-    def __call__(self, fraction: float, stage: str, loss: float | None = None) -> None:
-        super().__call__(fraction, stage, loss)
+    def __call__(self, fraction: float, stage: str, loss: float | None = None, saved: float = 0.0) -> None:
+        super().__call__(fraction, stage, loss, saved)
         self.cancelled = stage == "training"
 
 
