@@ -44,11 +44,12 @@ class WholeLines(JournalFileBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         entries = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self._alone(), _open(self._file_path) as file:
-            end = _end_of_lines(file)
-            os.ftruncate(file, end)  # a torn line was never told to anybody as written
+            size = os.fstat(file).st_size
+            if (end := _end_of_lines(file, size)) < size:
+                os.ftruncate(file, end)  # a torn line was never told to anybody as written
             try:
                 _write(file, entries)
-            except BaseException:
+            except OSError:  # else what is whole stays, for readers remember where it ends, and the next writer mends
                 os.ftruncate(file, end)
                 raise
 
@@ -70,9 +71,8 @@ def _open(path: str) -> Iterator[int]:
         os.close(file)
 
 
-def _end_of_lines(file: int) -> int:
-    """Where the last whole line ends."""
-    end = os.fstat(file).st_size
+def _end_of_lines(file: int, end: int) -> int:
+    """Where the last whole line of so many bytes ends."""
     while end and os.pread(file, 1, end - 1) != b"\n":
         end -= 1
     return end

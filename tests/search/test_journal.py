@@ -12,7 +12,7 @@ import pytest
 from played import Played, new
 
 from raypo.errors import ClusterError, StorageError
-from raypo.search import driver
+from raypo.search import driver, storage
 from raypo.search.commands import Commands, Standing
 from raypo.search.jobs import Outcome
 from raypo.search.journal import mend
@@ -81,6 +81,44 @@ def test_who_writes_to_a_running_search_cuts_off_what_a_dead_writer_left(journal
     for source in ("first", "second"):
         ledger.enqueue("dpo", {"beta": 0.1}, source)
     assert journal.read_bytes().startswith(before + b'{"op_code":4,"worker_id"')
+    assert [row.name for row in Ledger(journal, "s").rows()] == [f"dpo-{n:04d}" for n in range(5)]
+
+
+def test_a_writer_that_stood_still_cuts_off_nothing_that_was_written_meanwhile(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine slept, or its network was away, for longer than a lock counts."""
+    ledger, other, whole = Ledger(journal, "s"), Ledger(journal, "s"), storage._end_of_lines
+
+    def sleeping(file: int, size: int) -> int:
+        end = whole(file, size)
+        monkeypatch.setattr(storage, "_end_of_lines", whole)
+        journal.with_name(journal.name + ".lock").unlink()
+        other.enqueue("dpo", {"beta": 0.1}, "first")
+        journal.with_name(journal.name + ".lock").touch()
+        return end
+
+    monkeypatch.setattr(storage, "_end_of_lines", sleeping)
+    ledger.enqueue("dpo", {"beta": 0.2}, "second")
+    assert [row.name for row in Ledger(journal, "s").rows()] == [f"dpo-{n:04d}" for n in range(5)]
+
+
+def test_an_entry_that_others_have_read_stays_where_its_writer_is_interrupted(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader remembers where the next entry begins."""
+    ledger, driver_s = Ledger(journal, "s"), Ledger(journal, "s")
+
+    def interrupted(_: int) -> None:
+        assert len(driver_s.storage.get_all_studies()) == 2
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("raypo.search.storage.os.fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Commands(ledger).send("extend", trials=1)
+    for source in ("first", "second"):
+        driver_s.enqueue("dpo", {"beta": 0.1}, source)
     assert [row.name for row in Ledger(journal, "s").rows()] == [f"dpo-{n:04d}" for n in range(5)]
 
 
