@@ -127,6 +127,7 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
     search = _at(study.storage, name or study.name)
     _check_free(search, study)
     with lease(search.copy, search.name):
+        search.copy.pull(search.path / "search.json")  # not before, or what its driver writes meanwhile would go
         _check_free(search, study)  # of two that make it at once, one does
         if search.copy.mirrored:
             _clear(search.path)  # of a search that is not there any more
@@ -145,7 +146,6 @@ def create(study: Study, name: str | None = None, **also: Any) -> SearchFolder:
 
 
 def _check_free(search: SearchFolder, study: Study) -> None:
-    search.copy.pull(search.path / "search.json")
     if (search.path / "search.json").exists():
         raise StorageError(
             f"{search.name}: there is a search of that name in {search.copy.storage}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ from raypo.search.folders import artifact_store
 from raypo.search.jobs import Job
 from raypo.search.keeping_up import kept_up
 from raypo.search.lease import lease
+from raypo.search.remote import WorkingCopy
 from raypo.search.searches import SearchFolder, create, discard_if_empty, opened
 from raypo.search.sharing import prune
-from raypo.study import Study
 
 
 @pytest.fixture(params=["folder", "object store"])
@@ -57,20 +58,23 @@ def test_a_search_with_a_trial_keeps_its_name(storage: str) -> None:
         new(storage)  # type: ignore[arg-type]
 
 
-def test_of_two_that_make_a_search_at_once_one_does(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, refused = searches.targets, []
+@pytest.mark.parametrize("moment", [(searches, "targets"), (WorkingCopy, "push")])
+def test_of_two_that_make_a_search_at_once_one_does(
+    storage: str, monkeypatch: pytest.MonkeyPatch, moment: tuple[object, str]
+) -> None:
+    whole, refused = getattr(*moment), list[str]()
 
-    def meanwhile(study: Study) -> dict[str, int | None]:
+    def meanwhile(*args: object) -> object:
         if not refused:
             refused.append("tries")
             with pytest.raises(StorageError) as told:
                 create(study_in(storage, trials=9))  # type: ignore[arg-type]
             refused.append(str(told.value))
-        return whole(study)
+        return whole(*args)
 
-    monkeypatch.setattr(searches, "targets", meanwhile)
+    monkeypatch.setattr(*moment, meanwhile)
     search = create(study_in(storage, trials=7))  # type: ignore[arg-type]
-    assert "a driver runs it already" in refused[1]
+    assert re.search("a driver runs it already|there is a search of that name", refused[1])
     assert search.study().search.trials == search.settings["targets"]["dpo"] == 7
 
 
