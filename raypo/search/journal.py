@@ -74,7 +74,8 @@ def _unlock(path: Path) -> str | None:
     lock = path.with_name(path.name + _LOCK_SUFFIX)
     if (seen := _stat(lock)) is None:
         return None
-    time.sleep(max(0.0, _LOCK_STALE_S - (time.time() - seen.st_mtime)))
+    age = max(0.0, time.time() - seen.st_mtime)  # by clocks that may differ
+    time.sleep(max(0.0, _LOCK_STALE_S - age))
     now = _stat(lock)
     if now is None or (now.st_ino, now.st_mtime_ns) != (seen.st_ino, seen.st_mtime_ns):
         return None  # whoever had it has let go of it, and who has it now is alive

@@ -6,7 +6,7 @@ import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from time import sleep
+from time import sleep, time
 
 import pytest
 from played import Played, new
@@ -169,6 +169,17 @@ def test_a_forgotten_lock_is_removed(journal: Path) -> None:
     os.utime(lock, (0, 0))
     assert "lock" in str(mend(journal))
     assert not lock.exists()
+
+
+def test_nobody_waits_for_a_clock_that_is_ahead(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server's, or this machine's before it was set."""
+    waited = list[float]()
+    lock = journal.with_name(journal.name + ".lock")
+    lock.touch()
+    os.utime(lock, (time() + 3600, time() + 3600))
+    monkeypatch.setattr("raypo.search.journal.time.sleep", waited.append)
+    assert "lock" in str(mend(journal))
+    assert sum(waited) <= 5
 
 
 def test_the_lock_of_a_living_process_is_its_own(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
