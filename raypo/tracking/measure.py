@@ -11,6 +11,8 @@ _PLACES = ("source", "path", "replay", "base_url", "key_variable")
 """Keys of a judge that say where something is, whose content counts and not its place."""
 _MANNERS = ("concurrency", "max_cost", "price_per_million_tokens", "max_failed")
 """Keys of a judge that change no verdict."""
+_SOURCES = ("source", "path", "replay", "function")
+"""Keys of a judge whose content is noted."""
 
 
 def measure_of(results: SearchResults) -> dict[str, str]:
@@ -19,9 +21,12 @@ def measure_of(results: SearchResults) -> dict[str, str]:
     A search that noted no content of a source has no entry where that would be needed.
     """
     objective, contents = results.study.get("objective", {}), results.contents
-    judge = {key: value for key, value in objective.get("judge", {}).items() if key not in (*_PLACES, *_MANNERS)}
+    said = objective.get("judge", {})
+    judge = {key: value for key, value in said.items() if key not in (*_PLACES, *_MANNERS)}
     seen = {key: content for key, content in contents.items() if key.startswith("objective.judge.")}
-    found = {"objective.judge": hash_of([judge, seen]), "objective.sampling": hash_of(objective.get("sampling", {}))}
+    found = {"objective.sampling": hash_of(objective.get("sampling", {}))}
+    if contents or not any(said.get(key) for key in _SOURCES):
+        found["objective.judge"] = hash_of([judge, seen])
     found |= {key: contents[key] for key in ("objective.prompts", "confirm.prompts") if key in contents}
     opponent = objective.get("opponent", "start")
     content = results.origins.get("base-model", {}).get("start") if opponent == "start" else opponent

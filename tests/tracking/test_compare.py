@@ -189,6 +189,9 @@ def test_searches_that_were_measured_differently_are_told(results: SearchResults
     assert caption_beside(replace(known, contents={"objective.prompts": "c"})).endswith(
         "Not of one measure, so compare within a column: the searches differ in objective.prompts."
     )
+    scored = replace(known, study={"objective": {**objective, "judge": {"kind": "reward_model", "path": "/models/rm"}}})
+    older, newer = replace(scored, contents={}), replace(scored, contents={"objective.judge.path": "r"})
+    assert "measure" not in side_by_side([compare(newer), compare(older)]).caption
     start = {"base-model": {**START["base-model"], "start": "tuned"}}
     assert "differ in objective.opponent." in caption_beside(replace(known, origins=start))
     judge = {"kind": "llm", "model": "m", "template": "hh", "base_url": "http://a"}
