@@ -138,6 +138,7 @@ def test_what_no_trial_can_do_without_stops_the_search_until_it_is_there_again(s
         assert len(again) <= 2, "what was done before the last checkpoint stays"
 
 
+@pytest.mark.slow
 def test_a_search_of_which_nothing_but_failures_comes_is_stopped(tmp_path: Path) -> None:
     """It has a budget of hours and no number of trials."""
     wanted = {"sampler": "random", "pruner": "none", "budget": {"gpu_hours": 1}}

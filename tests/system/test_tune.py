@@ -108,7 +108,7 @@ class Deserted(Counting):
     def next(self, trial_id: str) -> dict[str, Any] | str | None:
         config = super().next(trial_id)
         assert isinstance(config, dict)
-        threading.Timer(5, self._desert).start()
+        threading.Timer(1, self._desert).start()
         return {**config, "pool": "gone"}
 
     def _desert(self) -> None:

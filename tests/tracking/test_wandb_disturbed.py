@@ -153,7 +153,7 @@ def test_any_mix_of_disturbances_leaves_no_trace(
     assert differences(in_wandb(server, search), undisturbed()) == []
 
 
-@pytest.mark.parametrize("moment", ["begun", "written", "ended"])
+@pytest.mark.parametrize("moment", ["begun", pytest.param("written", marks=pytest.mark.slow), "ended"])
 def test_a_driver_that_is_killed_in_the_midst_of_writing_is_made_up_for(
     server: WandbServer, tmp_path: Path, undisturbed: Callable[[], dict[str, Any]], moment: str
 ) -> None:
