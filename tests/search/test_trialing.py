@@ -67,17 +67,21 @@ class Elsewhere(Pulse):
 
     def __call__(self, fraction: float, stage: str, loss: float | None = None, saved: float = 0.0) -> None:
         super().__call__(fraction, stage, loss, saved)
-        self.taken = round(fraction * 24)
+        self.taken = max(self.taken, round(fraction * 24))
 
     def ours(self) -> bool:
         return self.taken < self.first
 
 
-@pytest.mark.parametrize(("first", "left"), [(10, ["step-00000009"]), (24, ["step-00000023"])])
+@pytest.mark.parametrize(
+    ("first", "due", "left"),
+    [(10, True, ["step-00000009"]), (24, True, ["step-00000023"]), (24, False, [])],
+    ids=["a checkpoint", "the last checkpoint", "the record"],
+)
 def test_a_machine_that_was_given_up_writes_nothing_more_of_the_trial(
-    tmp_path: Path, first: int, left: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, first: int, due: bool, left: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raypo.search.trialing.Segment._due", lambda _: True)
+    monkeypatch.setattr("raypo.search.trialing.Segment._due", lambda _: due)
     monkeypatch.setattr("raypo.search.trialing.LOOK_EVERY_S", 0)
     study = small_study(tmp_path, training=LONG)
     bench = open_bench(study, tmp_path / "small")
