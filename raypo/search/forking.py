@@ -32,10 +32,9 @@ from raypo.search.view import fits
 from raypo.spaces import Space, Value
 from raypo.study import Study, build
 from raypo.study.loading import override
+from raypo.study.objective import ASKING
 
 _SECTIONS = ("model", "data", "objective")
-_ASKING = ("base_url", "key_variable", "concurrency", "max_cost", "price_per_million_tokens")
-"""How a judge is asked and paid, which changes no verdict of it."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def why_not(before: Study, after: Study, row: Row) -> str | None:
 def _told(study: Study) -> dict[str, Any]:
     """A study as plain data, without what says only how its judge is asked."""
     written = study.written()
-    for name in _ASKING:
+    for name in ASKING:
         del written["objective"]["judge"][name]
     return written
 

@@ -42,6 +42,10 @@ def _open_address(url: str | None) -> str | None:
     return url
 
 
+ASKING = ("base_url", "key_variable", "concurrency", "max_cost", "price_per_million_tokens")
+"""Keys that say how a judge is asked and paid, which changes no verdict of it."""
+
+
 class Judge(Section):
     """Who compares two answers; `kind` says which of the other keys are read."""
 

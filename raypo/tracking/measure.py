@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from raypo.artifacts import hash_of
 from raypo.search.results import SearchResults
+from raypo.study.objective import ASKING
 
-_PLACES = ("source", "path", "replay", "base_url", "key_variable")
+_PLACES = ("source", "path", "replay")
 """Keys of a judge that say where something is, whose content counts and not its place."""
-_MANNERS = ("concurrency", "max_cost", "price_per_million_tokens", "max_failed")
-"""Keys of a judge that change no verdict."""
 _SOURCES = ("source", "path", "replay", "function")
 """Keys of a judge whose content is noted."""
 
@@ -22,7 +21,7 @@ def measure_of(results: SearchResults) -> dict[str, str]:
     """
     objective, contents = results.study.get("objective", {}), results.contents
     said = objective.get("judge", {})
-    judge = {key: value for key, value in said.items() if key not in (*_PLACES, *_MANNERS)}
+    judge = {key: value for key, value in said.items() if key not in (*_PLACES, *ASKING, "max_failed")}
     seen = {key: content for key, content in contents.items() if key.startswith("objective.judge.")}
     found = {"objective.sampling": hash_of(objective.get("sampling", {}))}
     if contents or not any(said.get(key) for key in _SOURCES):
